@@ -1,0 +1,173 @@
+#include "rdkernels/recurrent_attention.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "arguments.h"
+#include "launch.h"
+
+namespace rdk::binding {
+namespace {
+
+constexpr const char* kOp = "recurrent_attention";
+
+// The query heads in rows of `qkv`; fails unless they are a multiple of the KV heads.
+int64_t heads_of(const Tensor& qkv, const Tensor& key_cache) {
+  const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
+  if (head_dim < 2 || head_dim % 2 != 0) {
+    fail(kOp, "key_cache", "an even head_dim", std::to_string(head_dim));
+  }
+  const int64_t heads = qkv.size(1) / head_dim - 2 * kv_heads;
+  if (qkv.size(1) % head_dim != 0 || heads <= 0 || heads % kv_heads != 0) {
+    const std::string count = std::to_string(kv_heads);
+    fail(kOp, "qkv",
+         "second size (heads + 2 * " + count + ") * " + std::to_string(head_dim) +
+             ", heads a multiple of " + count,
+         describe(qkv));
+  }
+  return heads;
+}
+
+// The caches are written: they cannot be copied into shape.
+void expect_contiguous_pages(const char* argument, const Tensor& cache) {
+  const int64_t cell = cache.size(2) * cache.size(3), page = cache.size(1) * cell;
+  const bool contiguous = cache.numel() == 0 ||
+                          ((cache.size(3) == 1 || cache.stride(3) == 1) &&
+                           (cache.size(2) == 1 || cache.stride(2) == cache.size(3)) &&
+                           (cache.size(1) == 1 || cache.stride(1) == cell) &&
+                           (cache.size(0) == 1 || cache.stride(0) >= page));
+  if (!contiguous) fail(kOp, argument, "contiguous pages", "other strides");
+}
+
+void expect_int32(const char* argument, const Tensor& tensor, Shape shape, const Tensor& like) {
+  expect_tensor(kOp, argument, tensor, shape, ScalarType::Int, like);
+}
+
+// On the CPU the layout can be read without waiting for anybody: a wrong one is an error message
+// and not a write to someone else's memory. `positions`: rows of cos_sin; `pages`: of the cache.
+void check_layout(const RecurrentAttentionParams& p, int64_t positions, int64_t pages) {
+  if (p.num_sequences > 0 && p.cu_rows[0] != 0) {
+    fail(kOp, "cu_rows", "0 first", std::to_string(p.cu_rows[0]));
+  }
+  for (int32_t b = 0; b < p.num_sequences; ++b) {
+    const int64_t rows = int64_t{p.cu_rows[b + 1]} - p.cu_rows[b];
+    if (rows < 0 || p.cu_rows[b + 1] > p.num_rows) {
+      fail(kOp, "cu_rows", "prefix sums up to " + std::to_string(p.num_rows),
+           std::to_string(p.cu_rows[b]) + " and " + std::to_string(p.cu_rows[b + 1]) +
+               " for sequence " + std::to_string(b));
+    }
+    if (rows == 0) continue;
+    const int64_t end = p.start[b] + rows;
+    const int64_t most = std::min(positions, int64_t{p.max_pages} * p.page_size);
+    if (p.start[b] < 0 || end > most) {
+      fail(kOp, "start", "positions within cos_sin and the page table, below " + std::to_string(most),
+           std::to_string(p.start[b]) + " to " + std::to_string(end - 1) + " for sequence " +
+               std::to_string(b));
+    }
+    const int32_t* page = p.page_table + b * p.page_table_stride;
+    for (int64_t i = 0; i * p.page_size < end; ++i) {
+      if (page[i] < 0 || page[i] >= pages) {
+        fail(kOp, "page_table", "pages below " + std::to_string(pages),
+             std::to_string(page[i]) + " for sequence " + std::to_string(b));
+      }
+    }
+  }
+}
+
+// qkv: [N, (H + 2 * HK) * d]   qk_bias: [H + HK, d] or none   cos_sin: [positions, d] float32
+// key_cache, value_cache: [pages, page_size, HK, d]   page_table: [B, max_pages] int32
+// cu_rows: [B + 1] int32   start: [B] int32   active: [N] bool or none   out: [N, H * d]
+void recurrent_attention_out(const Tensor& qkv, const std::optional<Tensor>& qk_bias,
+                             const Tensor& cos_sin, const Tensor& key_cache,
+                             const Tensor& value_cache, const Tensor& page_table,
+                             const Tensor& cu_rows, const Tensor& start,
+                             const std::optional<Tensor>& active, double scale, bool interleaved,
+                             const Tensor& out) {
+  const RdkDtype dtype = dtype_of(kOp, "qkv", qkv);
+  expect_shape(kOp, "qkv", qkv, {kAny, kAny});
+  expect_like(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny}, qkv);
+  const int64_t pages = key_cache.size(0), page_size = key_cache.size(1);
+  const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
+  expect_like(kOp, "value_cache", value_cache, {pages, page_size, kv_heads, head_dim}, qkv);
+  const int64_t heads = heads_of(qkv, key_cache), rows = qkv.size(0);
+  if (qk_bias) expect_like(kOp, "qk_bias", *qk_bias, {heads + kv_heads, head_dim}, qkv);
+  expect_tensor(kOp, "cos_sin", cos_sin, {kAny, head_dim}, ScalarType::Float, qkv);
+  expect_int32("start", start, {kAny}, qkv);
+  expect_int32("cu_rows", cu_rows, {start.size(0) + 1}, qkv);
+  expect_int32("page_table", page_table, {start.size(0), kAny}, qkv);
+  if (active) expect_tensor(kOp, "active", *active, {rows}, ScalarType::Bool, qkv);
+  expect_contiguous_pages("key_cache", key_cache);
+  expect_contiguous_pages("value_cache", value_cache);
+  if (pages > 1 && key_cache.stride(0) != value_cache.stride(0)) {
+    fail(kOp, "value_cache", "the strides of key_cache", "other strides");
+  }
+  expect_output(kOp, "out", out, {rows, heads * head_dim}, qkv);
+  if (!out.is_contiguous()) fail(kOp, "out", "a contiguous tensor", "gaps between rows");
+
+  // Copies live until the launch is done.
+  const Tensor qkv_rows = with_contiguous_rows(qkv);
+  const Tensor table = with_contiguous_rows(page_table);
+  const Tensor bounds = torch::stable::contiguous(cu_rows);
+  const Tensor starts = torch::stable::contiguous(start);
+  const Tensor angles = torch::stable::contiguous(cos_sin);
+  std::optional<Tensor> bias, live;
+  if (qk_bias) bias = torch::stable::contiguous(*qk_bias);
+  if (active) live = torch::stable::contiguous(*active);
+
+  RecurrentAttentionParams params{};
+  params.qkv = qkv_rows.const_data_ptr();
+  params.qk_bias = bias ? bias->const_data_ptr() : nullptr;
+  params.cos_sin = static_cast<const float*>(angles.const_data_ptr());
+  params.key_cache = key_cache.mutable_data_ptr();
+  params.value_cache = value_cache.mutable_data_ptr();
+  params.page_table = static_cast<const int32_t*>(table.const_data_ptr());
+  params.cu_rows = static_cast<const int32_t*>(bounds.const_data_ptr());
+  params.start = static_cast<const int32_t*>(starts.const_data_ptr());
+  params.active = live ? static_cast<const uint8_t*>(live->const_data_ptr()) : nullptr;
+  params.out = out.mutable_data_ptr();
+  params.qkv_stride = qkv_rows.stride(0);
+  params.cache_page_stride = key_cache.stride(0);
+  params.page_table_stride = table.stride(0);
+  params.num_rows = static_cast<int32_t>(rows);
+  params.num_sequences = static_cast<int32_t>(start.size(0));
+  params.num_heads = static_cast<int32_t>(heads);
+  params.num_kv_heads = static_cast<int32_t>(kv_heads);
+  params.head_dim = static_cast<int32_t>(head_dim);
+  params.page_size = static_cast<int32_t>(page_size);
+  params.max_pages = static_cast<int32_t>(page_table.size(1));
+  params.interleaved = interleaved;
+  params.scale = static_cast<float>(scale);
+
+  std::optional<Tensor> workspace;
+  if (qkv.is_cuda()) {
+    const int64_t bytes = plan_recurrent_attention(params, dtype).workspace_bytes;
+    const auto size = {bytes};
+    if (bytes > 0) workspace = torch::stable::new_empty(qkv, size, ScalarType::Byte);
+    params.workspace = workspace ? workspace->mutable_data_ptr() : nullptr;
+  } else {
+    check_layout(params, cos_sin.size(0), pages);
+  }
+  launch(kOp, params, dtype, qkv, RDK_LAUNCHERS(recurrent_attention));
+}
+
+Tensor recurrent_attention(const Tensor& qkv, const std::optional<Tensor>& qk_bias,
+                           const Tensor& cos_sin, const Tensor& key_cache,
+                           const Tensor& value_cache, const Tensor& page_table,
+                           const Tensor& cu_rows, const Tensor& start,
+                           const std::optional<Tensor>& active, double scale, bool interleaved) {
+  expect_shape(kOp, "qkv", qkv, {kAny, kAny});
+  expect_shape(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny});
+  const int64_t width = heads_of(qkv, key_cache) * key_cache.size(3);
+  const Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), width});
+  recurrent_attention_out(qkv, qk_bias, cos_sin, key_cache, value_cache, page_table, cu_rows, start,
+                          active, scale, interleaved, out);
+  return out;
+}
+
+RDK_REGISTER(recurrent_attention)
+
+}  // namespace
+}  // namespace rdk::binding

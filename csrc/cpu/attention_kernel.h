@@ -1,0 +1,543 @@
+// The kernel of recurrent_attention on the CPU. attention_variants.cpp includes this file once per
+// instruction set, inside a namespace and a target region, hence no include guard. It defines
+//
+//   RDK_VECTOR_BYTES   16, 32 or 64: a vector register
+//   RDK_BF16_DOT       1 if there is an instruction for dot products of bf16 pairs
+//
+//        keys of 64 positions            values of 64 positions          packed once per KV head and
+//        [d words][64]                   [64 / pack][d]                   block of positions, used by
+//             |                               |                           all lines of the item
+//   q  ---> multiply ---> scores ---> weigh ---> weights ---> multiply ---> out
+//   [6][d words]          [6][64]   online softmax  [6][64 / pack]          [6][d]     6 lines at a time
+//
+// Both products are one function, multiply(): rows of words times a packed matrix of words. A word
+// is a float, or a pair of bf16 that the dot product instruction sums; keys are transposed when
+// they are packed, values are interleaved by pairs of positions.
+
+constexpr int kLanes = RDK_VECTOR_BYTES / 4;
+using Floats = float __attribute__((vector_size(RDK_VECTOR_BYTES)));
+using Words = uint32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
+using Ints = int32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
+
+// Lines and vectors of one tile of a product: 24 accumulators of the 32 registers of AVX-512, 12 of
+// the 16 that other instruction sets have.
+constexpr int kTileLines = 6;
+constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
+
+template <class V>
+RDK_KERNEL V load(const void* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof(V));
+  return v;
+}
+
+template <class V>
+RDK_KERNEL void store(void* to, V v) {
+  __builtin_memcpy(to, &v, sizeof(V));
+}
+
+// Lane i is a[index] or, from kLanes on, b[index - kLanes]; one index per lane.
+#if defined(__clang__)
+#define RDK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define RDK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
+#endif
+
+using LaneIndices = std::make_integer_sequence<int, kLanes>;
+
+template <int... I>
+RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
+  return Ints{I...};
+}
+
+// ---- Reductions over the lanes -------------------------------------------------------------------
+
+template <int kStep, int... I>
+RDK_KERNEL Floats rotate_lanes(Floats v, std::integer_sequence<int, I...>) {
+  return RDK_SHUFFLE(v, v, ((I + kStep) % kLanes)...);
+}
+
+template <int kStep = kLanes / 2>
+RDK_KERNEL float sum_of(Floats v) {
+  v += rotate_lanes<kStep>(v, LaneIndices());
+  if constexpr (kStep > 1) return sum_of<kStep / 2>(v);
+  return v[0];
+}
+
+RDK_KERNEL Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+template <int kStep = kLanes / 2>
+RDK_KERNEL float maximum_of(Floats v) {
+  v = larger(v, rotate_lanes<kStep>(v, LaneIndices()));
+  if constexpr (kStep > 1) return maximum_of<kStep / 2>(v);
+  return v[0];
+}
+
+// ---- Operands: what a word of a product is -------------------------------------------------------
+
+struct FloatOperand {
+  using Element = float;
+  static constexpr int kPack = 1;  // elements of a word
+  static constexpr int kTerms = 6;
+  RDK_KERNEL static Floats dot(Floats sum, uint32_t a, Words b) {
+    return sum + reinterpret_cast<Floats>(Words{} + a) * reinterpret_cast<Floats>(b);
+  }
+  RDK_KERNEL static Floats rounded_weight(Floats p) { return p; }
+  RDK_KERNEL static void store_weights(uint32_t* to, int vector, Floats p) {
+    store(to + vector * kLanes, p);
+  }
+};
+
+#if RDK_BF16_DOT
+struct Bf16Operand {
+  using Element = bf16;
+  static constexpr int kPack = 2;
+  static constexpr int kTerms = 4;  // 4e-5 of a weight that is rounded to 8 bits anyway
+  RDK_KERNEL static Floats dot(Floats sum, uint32_t a, Words b) {
+    const Words pairs = Words{} + a;
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)pairs, (__m512bh)b);
+  }
+  // The weights are rounded before they are summed, so that what multiplies the values sums to 1.
+  RDK_KERNEL static Floats rounded_weight(Floats p) {
+    return reinterpret_cast<Floats>((reinterpret_cast<Words>(p) + 0x8000u) & 0xFFFF0000u);
+  }
+  RDK_KERNEL static void store_weights(uint32_t* to, int vector, Floats p) {
+    using Halves = uint16_t __attribute__((vector_size(RDK_VECTOR_BYTES / 2)));
+    store(to + vector * kLanes / 2,
+          __builtin_convertvector(reinterpret_cast<Words>(p) >> 16, Halves));
+  }
+};
+#endif
+
+// ---- Packing -------------------------------------------------------------------------------------
+
+template <int kStep, int... I>
+RDK_KERNEL void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
+  const Words low = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I - kStep : I)...);
+  b = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I : I + kStep)...);
+  a = low;
+}
+
+// Transposes a square of words: in step s, blocks of s x s words off the diagonal change places.
+template <int kStep = kLanes / 2>
+RDK_KERNEL void transpose(Words (&square)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kStep) == 0) exchange<kStep>(square[i], square[i + kStep], LaneIndices());
+  }
+  if constexpr (kStep > 1) transpose<kStep / 2>(square);
+}
+
+RDK_KERNEL Words load_words(const void* from, int count) {
+  if (count >= kLanes) return load<Words>(from);
+  Words words{};
+  __builtin_memcpy(&words, from, static_cast<size_t>(count) * 4);
+  return words;
+}
+
+RDK_KERNEL void prefetch(const void* from, int bytes) {
+  for (int at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at);
+}
+
+// out[words][kBlockPositions]: the rows of words, transposed, as many columns as whole vectors need.
+RDK_KERNEL void pack_keys(const void* const* rows, int count, int words, uint32_t* out) {
+  for (int first = 0; first < count; first += kLanes) {
+    for (int word = 0; word < words; word += kLanes) {
+      const int here = words - word < kLanes ? words - word : kLanes;
+      Words square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        square[i] = load_words(static_cast<const uint32_t*>(rows[first + i]) + word, here);
+      }
+      transpose(square);
+      uint32_t* to = out + static_cast<ptrdiff_t>(word) * kBlockPositions + first;
+      if (here == kLanes) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(to + i * kBlockPositions, square[i]);
+      } else {
+        for (int i = 0; i < here; ++i) store(to + i * kBlockPositions, square[i]);
+      }
+    }
+  }
+}
+
+// out[count][stride]: the rows.
+RDK_KERNEL void pack_values(const float* const* rows, int count, int head_dim, uint32_t* out,
+                            int stride) {
+  for (int i = 0; i < count; ++i) {
+    for (int c = 0; c < head_dim; c += kLanes) {
+      store(out + i * stride + c, load_words(rows[i] + c, head_dim - c));
+    }
+  }
+}
+
+#if RDK_BF16_DOT
+template <bool kHigh, int... I>
+RDK_KERNEL Words interleave(Words a, Words b, std::integer_sequence<int, I...>) {
+  using Halves = uint16_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
+  constexpr int kFirst = kHigh ? kLanes : 0;
+  const Halves x = reinterpret_cast<Halves>(a), y = reinterpret_cast<Halves>(b);
+#if defined(__clang__)
+  return reinterpret_cast<Words>(
+      __builtin_shufflevector(x, y, (kFirst + I / 2 + (I % 2) * 2 * kLanes)...));
+#else
+  return reinterpret_cast<Words>(__builtin_shuffle(
+      x, y, Halves{static_cast<uint16_t>(kFirst + I / 2 + (I % 2) * 2 * kLanes)...}));
+#endif
+}
+
+// out[(count + 1) / 2][stride]: word c of row i is channel c of the positions 2i and 2i + 1.
+RDK_KERNEL void pack_values(const bf16* const* rows, int count, int head_dim, uint32_t* out,
+                            int stride) {
+  using HalfIndices = std::make_integer_sequence<int, 2 * kLanes>;
+  for (int i = 0; i < count; i += 2) {
+    uint32_t* to = out + i / 2 * stride;
+    for (int c = 0; c < head_dim; c += 2 * kLanes) {
+      const Words a = load_words(rows[i] + c, (head_dim - c) / 2);
+      const Words b = load_words(rows[i + 1] + c, (head_dim - c) / 2);
+      store(to + c, interleave<false>(a, b, HalfIndices()));
+      if (c + kLanes < head_dim) store(to + c + kLanes, interleave<true>(a, b, HalfIndices()));
+    }
+  }
+}
+#endif
+
+// ---- Products ------------------------------------------------------------------------------------
+
+// c[line][column] (+)= sum over k of a[line][k] . b[k][column], kLines x kVectors vectors of it.
+template <class Operand, int kLines, int kVectors>
+RDK_KERNEL void multiply_tile(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride,
+                              int depth, float* c, int c_stride, bool accumulate) {
+  Floats sums[kLines][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kLines; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      sums[i][v] = accumulate ? load<Floats>(c + i * c_stride + v * kLanes) : Floats{};
+    }
+  }
+  for (int k = 0; k < depth; ++k) {
+    Words row[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) row[v] = load<Words>(b + k * b_stride + v * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kLines; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        sums[i][v] = Operand::dot(sums[i][v], a[i * a_stride + k], row[v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kLines; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) store(c + i * c_stride + v * kLanes, sums[i][v]);
+  }
+}
+
+template <class Operand, int kLines>
+RDK_KERNEL void multiply_lines(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride,
+                               int depth, float* c, int c_stride, int columns, bool accumulate) {
+  int at = 0;
+  for (; at + kTileVectors * kLanes <= columns; at += kTileVectors * kLanes) {
+    multiply_tile<Operand, kLines, kTileVectors>(a, a_stride, b + at, b_stride, depth, c + at,
+                                                 c_stride, accumulate);
+  }
+  for (; at < columns; at += kLanes) {
+    multiply_tile<Operand, kLines, 1>(a, a_stride, b + at, b_stride, depth, c + at, c_stride,
+                                      accumulate);
+  }
+}
+
+// `lines` is at most kTileLines; `columns` are rounded up to whole vectors.
+template <class Operand>
+void multiply(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride, int depth, float* c,
+              int c_stride, int lines, int columns, bool accumulate) {
+#define RDK_LINES(n)                                                                          \
+  case n:                                                                                     \
+    return multiply_lines<Operand, n>(a, a_stride, b, b_stride, depth, c, c_stride, columns, \
+                                      accumulate);
+  switch (lines) {
+    RDK_LINES(1)
+    RDK_LINES(2)
+    RDK_LINES(3)
+    RDK_LINES(4)
+    RDK_LINES(5)
+    RDK_LINES(6)
+  }
+#undef RDK_LINES
+}
+
+// ---- Online softmax ------------------------------------------------------------------------------
+
+// 2^x for x <= 0 (and NaN) by the Taylor polynomial of e^(r ln 2), |r| <= 1/2; 0 below 2^-126.
+template <int kTerms>
+RDK_KERNEL Floats exp2_of(Floats x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
+  constexpr float kCoefficients[] = {1.0f,           0.693147181f,    0.240226507f,   0.0555041087f,
+                                     0.00961812911f, 0.00133335581f,  0.000154035304f};
+  const Floats shifted = x + kRound;
+  const Floats r = x - (shifted - kRound);
+  Floats power = Floats{} + kCoefficients[kTerms];
+#pragma GCC unroll 8
+  for (int i = kTerms - 1; i >= 0; --i) power = power * r + kCoefficients[i];
+  const Floats scale = reinterpret_cast<Floats>((reinterpret_cast<Words>(shifted) + 127u) << 23);
+  return x < -126.0f ? Floats{} : power * scale;
+}
+
+// The scores of one line and block to weights. The first `visible` columns count. Returns the factor
+// that brings what was summed with the old maximum to the new one.
+template <class Operand>
+RDK_KERNEL float weigh(const float* scores, int visible, float scale_log2, float& maximum,
+                       float& sum, uint32_t* weights) {
+  constexpr int kVectors = kBlockPositions / kLanes;
+  const Ints lane = count_up(LaneIndices());
+  const Floats nothing = Floats{} - std::numeric_limits<float>::infinity();
+  Floats scaled[kVectors];
+  Floats largest = nothing;
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const Floats score = load<Floats>(scores + v * kLanes) * scale_log2;
+    scaled[v] = lane < visible - v * kLanes ? score : nothing;
+    largest = larger(scaled[v], largest);
+  }
+  const float old_maximum = maximum;
+  const float block_maximum = maximum_of(largest);
+  if (block_maximum > maximum) maximum = block_maximum;
+  // A line that has seen nothing yet (or only scores of -inf) subtracts 0.
+  const float base = maximum == nothing[0] ? 0.0f : maximum;
+  Floats total{};
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const Floats weight = Operand::rounded_weight(exp2_of<Operand::kTerms>(scaled[v] - base));
+    total += weight;
+    Operand::store_weights(weights, v, weight);
+  }
+  if (old_maximum == maximum) {
+    sum += sum_of(total);
+    return 1.0f;
+  }
+  const float correction = exp2_of<FloatOperand::kTerms>(Floats{} + (old_maximum - base))[0];
+  sum = sum * correction + sum_of(total);
+  return correction;
+}
+
+// ---- An item -------------------------------------------------------------------------------------
+
+// Cells of a block of positions, for KV head 0.
+template <class T>
+struct Cells {
+  const T* keys[kBlockPositions];
+  const T* values[kBlockPositions];
+  int count = 0;
+
+  RDK_KERNEL void find(const RecurrentAttentionParams& p, int sequence, int first, int last) {
+    const int32_t* pages = p.page_table + sequence * p.page_table_stride;
+    const int64_t cell_stride = int64_t{p.num_kv_heads} * p.head_dim;
+    count = last - first < kBlockPositions ? last - first : kBlockPositions;
+    int page = first / p.page_size, cell = first % p.page_size;
+    for (int i = 0; i < count; ++page, cell = 0) {
+      const int64_t offset = pages[page] * p.cache_page_stride;
+      for (; cell < p.page_size && i < count; ++cell, ++i) {
+        keys[i] = static_cast<const T*>(p.key_cache) + offset + cell * cell_stride;
+        values[i] = static_cast<const T*>(p.value_cache) + offset + cell * cell_stride;
+      }
+    }
+  }
+};
+
+// Hands out parts of the thread's scratch memory; without memory it only adds up their sizes.
+struct Carver {
+  std::byte* memory;
+  size_t used = 0;
+  template <class U>
+  RDK_KERNEL U* take(int64_t count) {
+    U* const part = memory ? reinterpret_cast<U*>(memory + used) : nullptr;
+    used += (static_cast<size_t>(count) * sizeof(U) + 63) / 64 * 64;
+    return part;
+  }
+};
+
+// All that an item works on. Arrays "per head" follow each other by KV head.
+template <class T, class Operand>
+struct Workspace {
+  using Element = typename Operand::Element;
+  const AttentionJob& job;
+  const AttentionItem& item;
+  const RecurrentAttentionParams& p = *job.params;
+  int head_dim = p.head_dim;
+  int words = head_dim / Operand::kPack;
+  int columns = (head_dim + kLanes - 1) / kLanes * kLanes;
+  float scale_log2 = p.scale * 1.44269504f;
+
+  uint32_t* queries;    // per head [num_lines][words]
+  float* out;           // per head [num_lines][columns], not yet divided by the sums
+  float* maximum;       // per head [num_lines]
+  float* sum;           // per head [num_lines]
+  int32_t* position;    // [num_lines]
+  uint32_t* keys;       // [words][kBlockPositions]
+  uint32_t* values;     // [kBlockPositions / kPack][columns]
+  float* scores;        // [kTileLines][kBlockPositions]
+  uint32_t* weights;    // [kTileLines][kBlockPositions / kPack]
+  Element* converted;   // [kBlockPositions][head_dim], if T is not Element
+  Element* zeros;       // [head_dim]: what positions past the last are packed from
+  T* query;             // [head_dim]
+  const void* rows[kBlockPositions];
+
+  Workspace(const AttentionJob& of, const AttentionItem& to_do) : job(of), item(to_do) {
+    carve(thread_scratch(carve(nullptr)));
+  }
+
+  size_t carve(std::byte* memory) {
+    Carver carver{memory};
+    const int64_t lines = int64_t{item.num_heads} * item.num_lines;
+    queries = carver.take<uint32_t>(lines * words);
+    out = carver.take<float>(lines * columns);
+    maximum = carver.take<float>(lines);
+    sum = carver.take<float>(lines);
+    position = carver.take<int32_t>(item.num_lines);
+    keys = carver.take<uint32_t>(words * kBlockPositions);
+    values = carver.take<uint32_t>(kBlockPositions / Operand::kPack * columns);
+    scores = carver.take<float>(kTileLines * kBlockPositions);
+    weights = carver.take<uint32_t>(kTileLines * kBlockPositions / Operand::kPack);
+    converted = carver.take<Element>(kBlockPositions * head_dim);
+    zeros = carver.take<Element>(head_dim);
+    query = carver.take<T>(head_dim);
+    return carver.used;
+  }
+};
+
+template <class T, class Operand>
+RDK_KERNEL void start_lines(Workspace<T, Operand>& w) {
+  using Element = typename Operand::Element;
+  const RecurrentAttentionParams& p = w.p;
+  for (int line = 0; line < w.item.num_lines; ++line) {
+    const int64_t row = row_of(w.job, w.item, line);
+    w.position[line] = w.job.rows[row].position;
+    const float* cos_sin = p.cos_sin + int64_t{w.position[line]} * w.head_dim;
+    for (int h = 0; h < w.item.num_heads; ++h) {
+      const int64_t at = head_of(w.job, w.item, line, w.item.first_head + h) * int64_t{w.head_dim};
+      const T* x = static_cast<const T*>(p.qkv) + row * p.qkv_stride + at;
+      const T* bias = p.qk_bias ? static_cast<const T*>(p.qk_bias) + at : nullptr;
+      rotate_head(x, bias, cos_sin, w.head_dim, p.interleaved != 0, w.query);
+      const int64_t index = int64_t{h} * w.item.num_lines + line;
+      Element* to = reinterpret_cast<Element*>(w.queries + index * w.words);
+      for (int c = 0; c < w.head_dim; ++c) to[c] = from_float<Element>(to_float(w.query[c]));
+      w.maximum[index] = -std::numeric_limits<float>::infinity();
+      w.sum[index] = 0.0f;
+    }
+  }
+  const int64_t floats = int64_t{w.item.num_heads} * w.item.num_lines * w.columns;
+  __builtin_memset(w.out, 0, static_cast<size_t>(floats) * sizeof(float));
+  __builtin_memset(w.zeros, 0, w.head_dim * sizeof(Element));
+}
+
+// w.rows: where the packing functions find the channels of one head, converted if need be, zeros
+// past the last position. Asks for the memory of `next` meanwhile.
+template <class T, class Operand>
+RDK_KERNEL void gather_rows(Workspace<T, Operand>& w, const T* const* cells, int count, int head,
+                            const T* const* next_cells, int next_count, int next_head) {
+  using Element = typename Operand::Element;
+  const int64_t offset = int64_t{head} * w.head_dim, next = int64_t{next_head} * w.head_dim;
+  for (int i = 0; i < count; ++i) {
+    const T* const from = cells[i] + offset;
+    if (i < next_count) prefetch(next_cells[i] + next, w.head_dim * sizeof(T));
+    if constexpr (std::is_same_v<T, Element>) {
+      w.rows[i] = from;
+    } else {
+      Element* const to = w.converted + i * w.head_dim;
+      for (int c = 0; c < w.head_dim; ++c) to[c] = from_float<Element>(to_float(from[c]));
+      w.rows[i] = to;
+    }
+  }
+  for (int i = count; i < kBlockPositions && i < count + kLanes; ++i) w.rows[i] = w.zeros;
+}
+
+// All lines of the h-th head of the item on the packed block of `count` positions from `first` on.
+template <class T, class Operand>
+RDK_KERNEL void attend_block(Workspace<T, Operand>& w, int h, int first, int count) {
+  constexpr int kWeightWords = kBlockPositions / Operand::kPack;
+  const int64_t head_lines = int64_t{h} * w.item.num_lines;
+  for (int line = 0; line < w.item.num_lines; line += kTileLines) {
+    const int lines = w.item.num_lines - line < kTileLines ? w.item.num_lines - line : kTileLines;
+    if (w.position[line + lines - 1] < first) continue;  // none of them sees this block
+    const int64_t index = head_lines + line;
+    multiply<Operand>(w.queries + index * w.words, w.words, w.keys, kBlockPositions, w.words,
+                      w.scores, kBlockPositions, lines, count, false);
+    float* const out = w.out + index * w.columns;
+    for (int i = 0; i < lines; ++i) {
+      const int behind = w.position[line + i] + 1 - first;
+      const float correction =
+          weigh<Operand>(w.scores + i * kBlockPositions, behind < count ? behind : count,
+                         w.scale_log2, w.maximum[index + i], w.sum[index + i],
+                         w.weights + i * kWeightWords);
+      if (correction == 1.0f) continue;
+      for (int c = 0; c < w.columns; ++c) out[i * w.columns + c] *= correction;
+    }
+    multiply<Operand>(w.weights, kWeightWords, w.values, w.columns, (count + Operand::kPack - 1) / Operand::kPack,
+                      out, w.columns, lines, w.columns, true);
+  }
+}
+
+// Divides by the sums of weights and writes the output, or leaves partial results.
+template <class T, class Operand>
+RDK_KERNEL void finish_lines(const Workspace<T, Operand>& w) {
+  const RecurrentAttentionParams& p = w.p;
+  for (int h = 0; h < w.item.num_heads; ++h) {
+    for (int line = 0; line < w.item.num_lines; ++line) {
+      const int64_t index = int64_t{h} * w.item.num_lines + line;
+      const float* sums = w.out + index * w.columns;
+      if (w.item.partial >= 0) {
+        float* to = w.job.partials + (w.item.partial + index) * partial_floats(p);
+        __builtin_memcpy(to, sums, w.head_dim * sizeof(float));
+        to[w.head_dim] = w.maximum[index];
+        to[w.head_dim + 1] = w.sum[index];
+        continue;
+      }
+      const int64_t row = row_of(w.job, w.item, line);
+      const int64_t head = head_of(w.job, w.item, line, w.item.first_head + h);
+      T* to = static_cast<T*>(p.out) + (row * p.num_heads + head) * w.head_dim;
+      const float scale = 1.0f / w.sum[index];
+      for (int c = 0; c < w.head_dim; ++c) to[c] = from_float<T>(sums[c] * scale);
+    }
+  }
+}
+
+template <class T, class Operand>
+void attend(const AttentionJob& job, const AttentionItem& item) {
+  using Element = typename Operand::Element;
+  Workspace<T, Operand> w(job, item);
+  start_lines(w);
+  Cells<T> here, after;
+  here.find(w.p, item.sequence, item.first_position, item.last_position);
+  for (int first = item.first_position; first < item.last_position; first += kBlockPositions) {
+    after.find(w.p, item.sequence, first + here.count, item.last_position);
+    for (int h = 0; h < item.num_heads; ++h) {
+      // Heads are neighbours in memory: while one is packed, the next one's channels are fetched.
+      const bool is_last = h + 1 == item.num_heads;
+      const Cells<T>& next = is_last ? after : here;
+      const int head = item.first_head + h, next_head = is_last ? item.first_head : head + 1;
+      gather_rows(w, here.keys, here.count, head, next.keys, next.count, next_head);
+      pack_keys(w.rows, here.count, w.words, w.keys);
+      gather_rows(w, here.values, here.count, head, next.values, next.count, next_head);
+      pack_values(reinterpret_cast<const Element* const*>(w.rows), here.count, w.head_dim, w.values,
+                  w.columns);
+      attend_block(w, h, first, here.count);
+    }
+    std::swap(here, after);
+  }
+  finish_lines(w);
+}
+
+inline AttendFunction choose(int dtype) {
+  switch (dtype) {
+    case kRdkFloat32: return attend<float, FloatOperand>;
+#if RDK_BF16_DOT
+    case kRdkBFloat16: return attend<bf16, Bf16Operand>;
+#else
+    case kRdkBFloat16: return attend<bf16, FloatOperand>;
+#endif
+    case kRdkFloat16: return attend<half, FloatOperand>;
+    default: return nullptr;
+  }
+}

@@ -1,0 +1,60 @@
+// Launcher of recurrent_attention: the plan, the attention kernel it asks for, and the merge of the
+// splits.
+#include "rdkernels/recurrent_attention_plain.cuh"
+#include "recurrent_attention_launch.cuh"
+
+namespace rdk {
+namespace {
+
+int launch_tensor_cores(const RecurrentAttentionParams& p, const RecurrentAttentionPlan& plan,
+                        int dtype, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 32:
+      return launch_head_dim_32(p, plan, dtype, stream);
+    case 64:
+      return launch_head_dim_64(p, plan, dtype, stream);
+    case 96:
+      return launch_head_dim_96(p, plan, dtype, stream);
+    case 128:
+      return launch_head_dim_128(p, plan, dtype, stream);
+    default:
+      return kRdkUnsupported;
+  }
+}
+
+template <class T>
+int launch(const RecurrentAttentionParams& p, const RecurrentAttentionPlan& plan, int dtype,
+           cudaStream_t stream) {
+  const int code = plan.tensor_cores
+                       ? launch_tensor_cores(p, plan, dtype, stream)
+                       : launch_attention(plain_recurrent_attention_kernel<T>, p, plan,
+                                          kPlainThreads, plain_shared_bytes(p.head_dim), stream);
+  if (code != kRdkSuccess || plan.splits == 1) return code;
+  const int64_t outputs = int64_t{p.num_rows} * p.num_heads;
+  const unsigned blocks = static_cast<unsigned>(ceil_div(outputs, kMergeThreads / 32));
+  recurrent_attention_merge_kernel<T><<<blocks, kMergeThreads, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace
+}  // namespace rdk
+
+extern "C" int rdk_recurrent_attention_cuda(const RecurrentAttentionParams* params, int dtype,
+                                            void* stream) {
+  if (params->num_rows == 0) return kRdkSuccess;
+  if (!rdk::is_supported(*params)) return kRdkUnsupported;
+  RecurrentAttentionParams p = *params;
+  const rdk::RecurrentAttentionPlan plan = rdk::plan_recurrent_attention(p, dtype);
+  p.splits = plan.splits;
+  const cudaStream_t on = static_cast<cudaStream_t>(stream);
+  switch (dtype) {
+    case kRdkFloat32:
+      return rdk::launch<float>(p, plan, dtype, on);
+    case kRdkBFloat16:
+      return rdk::launch<rdk::bf16>(p, plan, dtype, on);
+    case kRdkFloat16:
+      return rdk::launch<rdk::half>(p, plan, dtype, on);
+    default:
+      return kRdkUnknownDtype;
+  }
+}

@@ -1,0 +1,1 @@
+"""Train the two shipped demo models from nothing, on one CPU core."""

@@ -1,0 +1,41 @@
+"""rdkernels: run recurrent-depth language models fast, on fused kernels that are checked.
+
+model = rdkernels.load_model("demo")
+out = rdkernels.generate(model, ["<bos> Dan has 1 4 . ..."], sampler=rdkernels.DiffusionForcing())
+"""
+
+from rdkernels import ops
+from rdkernels._version import __version__
+from rdkernels.cache import SharedKVCache
+from rdkernels.errors import RdkernelsError
+from rdkernels.generation import GenerationOutput, generate
+from rdkernels.models import ModelConfig, RecurrentDepthModel, load_model, save_model
+from rdkernels.samplers import (
+    Autoregressive,
+    ConvergedPrefix,
+    DiffusionForcing,
+    FixedDepth,
+    LastConverged,
+    Sampling,
+)
+from rdkernels.wavefront import Wavefront
+
+__all__ = [
+    "Autoregressive",
+    "ConvergedPrefix",
+    "DiffusionForcing",
+    "FixedDepth",
+    "GenerationOutput",
+    "LastConverged",
+    "ModelConfig",
+    "RdkernelsError",
+    "RecurrentDepthModel",
+    "Sampling",
+    "SharedKVCache",
+    "Wavefront",
+    "__version__",
+    "generate",
+    "load_model",
+    "ops",
+    "save_model",
+]

@@ -1,0 +1,278 @@
+"""What every op means, in plain PyTorch: the specification that all other providers are held to.
+
+Functions take the positional arguments of the schemas. They favour clarity over speed, compute in
+fp32 (fp64 for fp64 inputs), never synchronise with the host, and are differentiable where the
+maths is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from rdkernels.backends import philox
+
+NORM_STYLES = ("huginn", "llama", "olmo")
+CRITERIA = ("latent-diff", "cosine")
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _normalise(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def _scaled(x: torch.Tensor, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> torch.Tensor:
+    """RMS-normalise wide ``x``, round to ``dtype``, then multiply by the weight and round again."""
+    return _normalise(x, eps).to(dtype) * weight
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return _scaled(_wide(x), weight, eps, x.dtype)
+
+
+def residual_norm(
+    delta: torch.Tensor,
+    residual: torch.Tensor,
+    post_weight: torch.Tensor | None,
+    pre_weight: torch.Tensor | None,
+    eps: float,
+    style: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = residual.dtype
+    if style == "huginn":
+        hidden = _scaled(_wide(delta) + _wide(residual), post_weight, eps, dtype)
+    elif style == "llama":
+        hidden = (_wide(delta) + _wide(residual)).to(dtype)
+    else:  # olmo: fp32 through the weight multiply and the sum, one rounding
+        normed_delta = _normalise(_wide(delta), eps) * _wide(post_weight)
+        hidden = (_wide(residual) + normed_delta).to(dtype)
+    if pre_weight is None:
+        return hidden, hidden.new_empty(0)
+    return hidden, _scaled(_wide(hidden), pre_weight, eps, dtype)
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    gate, up = _wide(x).chunk(2, dim=-1)
+    return (torch.nn.functional.silu(gate) * up).to(x.dtype)
+
+
+def rotate(x: torch.Tensor, cos_sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """Rotary embedding of ``x [N, heads, d]`` with per-row ``cos_sin [N, d]``, in fp32."""
+    cos, sin = _wide(cos_sin).unsqueeze(1).chunk(2, dim=-1)
+    wide = _wide(x)
+    if interleaved:
+        a, b = wide[..., 0::2], wide[..., 1::2]
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
+    a, b = wide.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).to(x.dtype)
+
+
+def recurrent_attention(
+    qkv: torch.Tensor,
+    qk_bias: torch.Tensor | None,
+    cos_sin: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    page_table: torch.Tensor,
+    cu_rows: torch.Tensor,
+    start: torch.Tensor,
+    active: torch.Tensor | None,
+    scale: float,
+    interleaved: bool,
+) -> torch.Tensor:
+    num_rows, (page_size, kv_heads, head_dim) = qkv.size(0), key_cache.shape[1:]
+    heads = qkv.size(1) // head_dim - 2 * kv_heads
+    out = qkv.new_zeros(num_rows, heads, head_dim)
+    bounds, starts = cu_rows.tolist(), start.tolist()
+    spans = []  # per sequence with rows: (its active rows, their positions, its pages)
+    for b, first in enumerate(starts):
+        rows = torch.arange(bounds[b], bounds[b + 1], device=qkv.device)
+        rows = rows if active is None else rows[active[bounds[b] : bounds[b + 1]]]
+        if rows.numel():
+            position = rows - bounds[b] + first
+            pages = (first + bounds[b + 1] - bounds[b] + page_size - 1) // page_size
+            spans.append((rows, position, page_table[b, :pages].long()))
+
+    # All K/V of this launch are in the cache before any row attends.
+    queries = []
+    for rows, position, pages in spans:
+        parts = qkv[rows].view(-1, heads + 2 * kv_heads, head_dim)
+        query_key, value = parts.split((heads + kv_heads, kv_heads), dim=1)
+        if qk_bias is not None:
+            query_key = query_key + qk_bias.view(heads + kv_heads, head_dim)
+        query_key = rotate(query_key, cos_sin[position], interleaved)
+        query, key = query_key.split((heads, kv_heads), dim=1)
+        queries.append(query)
+        page, cell = pages[position // page_size], position % page_size
+        key_cache[page, cell] = key.to(key_cache.dtype)
+        value_cache[page, cell] = value.to(value_cache.dtype)
+
+    for (rows, position, pages), query in zip(spans, queries, strict=True):
+        reach = int(position[-1]) + 1
+        keys = key_cache[pages].flatten(0, 1)[:reach].repeat_interleave(heads // kv_heads, dim=1)
+        values = value_cache[pages].flatten(0, 1)[:reach]
+        values = values.repeat_interleave(heads // kv_heads, dim=1)
+        scores = torch.einsum("nhd,thd->hnt", _wide(query), _wide(keys)) * scale
+        hidden = torch.arange(reach, device=qkv.device) > position.unsqueeze(1)
+        weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1)
+        out[rows] = torch.einsum("hnt,thd->nhd", weights, _wide(values)).to(qkv.dtype)
+    return out.flatten(1)
+
+
+def inject_state(
+    state: torch.Tensor,
+    embed: torch.Tensor,
+    previous_embed: torch.Tensor | None,
+    depth: torch.Tensor | None,
+    momentum: float,
+    noise_weight: torch.Tensor | None,
+    row_keys: torch.Tensor | None,
+    seed: int,
+    noise_std: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = state.dtype
+    if previous_embed is not None:
+        mixed = momentum * _wide(previous_embed) + (1.0 - momentum) * _wide(embed)
+        embed = torch.where((depth > 0).unsqueeze(1), mixed.to(dtype), embed)
+    if noise_weight is not None:
+        noise = philox.truncated_normal(
+            row_keys, state.size(1), noise_std, seed, philox.STREAM_STATE_NOISE
+        )
+        weight = _wide(noise_weight).unsqueeze(1)
+        wide = _wide(state)
+        mixed = (1.0 - weight) * wide + weight * noise.to(wide.dtype)
+        state = torch.where(weight > 0, mixed.to(dtype), state)
+    return torch.cat((state, embed), dim=1), embed.clone()
+
+
+def exit_update(
+    state: torch.Tensor,
+    previous_state: torch.Tensor,
+    depth: torch.Tensor,
+    active: torch.Tensor | None,
+    iterations: int,
+    threshold: float,
+    criterion: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    now, before = _wide(state), _wide(previous_state)
+    change, size = (now - before).norm(dim=1), now.norm(dim=1)
+    if criterion == "latent-diff":
+        delta = change / size  # x / 0 = inf: never converged
+    else:  # cosine
+        norms = size * before.norm(dim=1)
+        delta = torch.where(norms == 0, float("inf"), 1.0 - (now * before).sum(1) / norms)
+    delta = torch.where(change == 0, 0.0, delta)  # exactly, whatever the rounding of the quotient
+    delta = torch.nan_to_num(delta.float(), nan=float("inf"), posinf=float("inf"))
+    live = torch.ones_like(depth, dtype=torch.bool) if active is None else active
+    depth.add_(live * iterations)
+    delta = torch.where(live, delta, 0.0)
+    return delta, live & (delta < threshold)
+
+
+def truncated_normal(
+    row_keys: torch.Tensor, width: int, std: float, seed: int, stream: int, dtype: torch.dtype
+) -> torch.Tensor:
+    return philox.truncated_normal(row_keys, width, std, seed, stream).to(dtype)
+
+
+def kept_logits(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> torch.Tensor:
+    """``logits``, wide, with ``-inf`` for the tokens outside top-k, top-p and min-p."""
+    vocabulary, kept = logits.size(1), _wide(logits)
+    if 0 < top_k < vocabulary:
+        smallest = kept.topk(top_k, dim=1).values[:, -1:]
+        kept = kept.masked_fill(kept < smallest, float("-inf"))
+    largest = kept.max(dim=1, keepdim=True).values
+    if top_p < 1.0:
+        # +inf (a certain token) less itself would be NaN.
+        scaled = torch.where(kept == largest, 0.0, (kept - largest) / temperature)
+        probability, order = torch.softmax(scaled, dim=1).sort(dim=1, descending=True)
+        total = probability.cumsum(1)
+        # Mass strictly above each token; equal probabilities stand or fall together.
+        first = torch.searchsorted(-probability, -probability)
+        above = torch.where(first > 0, total.gather(1, (first - 1).clamp(min=0)), 0.0)
+        drop = torch.zeros_like(kept, dtype=torch.bool).scatter(1, order, above >= top_p)
+        kept = kept.masked_fill(drop, float("-inf"))
+    if min_p > 0.0:
+        kept = kept.masked_fill(kept < largest + temperature * math.log(min_p), float("-inf"))
+    return kept
+
+
+def sample_tokens(
+    logits: torch.Tensor,
+    row_keys: torch.Tensor | None,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+) -> torch.Tensor:
+    logits = torch.nan_to_num(logits, nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+    if temperature == 0.0:
+        return logits.argmax(dim=1)
+    keys = row_keys.clone()
+    keys[:, 2] = 0  # one draw per (sequence, position), whatever the step: see DESIGN of sampling
+    uniform = philox.uniform(keys, logits.size(1), seed, philox.STREAM_SAMPLING)
+    gumbel = -torch.log(-torch.log(uniform))
+    kept = kept_logits(logits, temperature, top_k, top_p, min_p)
+    # Not kept / temperature + gumbel: dividing by a small one overflows two logits into one.
+    return (kept.double() + temperature * gumbel).argmax(dim=1)
+
+
+def advance_wavefront(
+    tokens: torch.Tensor,
+    start: torch.Tensor,
+    done: torch.Tensor,
+    committed_depth: torch.Tensor,
+    sampled: torch.Tensor,
+    settled: torch.Tensor,
+    depth: torch.Tensor,
+    cu_rows: torch.Tensor,
+    limit: torch.Tensor,
+    stop_tokens: torch.Tensor,
+    headway: int,
+    max_wavefront: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    stops, bounds, limits = set(stop_tokens.tolist()), cu_rows.tolist(), limit.tolist()
+    sampled_list, settled_list = sampled.tolist(), settled.tolist()
+    next_bounds, sources, committed = [0], [], []
+    for b, first in enumerate(start.tolist()):
+        rows = range(bounds[b], bounds[b + 1])
+        if not rows:
+            committed.append(0)
+            next_bounds.append(next_bounds[-1])
+            continue
+        consumed = tokens[b, first : first + len(rows)].tolist()
+        finished, count = False, 0
+        for j, row in enumerate(rows):
+            stale = j > 0 and consumed[j] != sampled_list[row - 1]
+            if stale or not settled_list[row]:
+                break
+            count += 1
+            finished = sampled_list[row] in stops or first + count + 1 >= limits[b]
+            if finished:
+                break
+        end = first + len(rows)  # position of the first fresh row; its token is the last sample
+        tokens[b, first + 1 : end + 1] = sampled[rows.start : rows.stop]
+        committed_depth[b, first + 1 : first + count + 1] = depth[rows.start : rows.start + count]
+        start[b] = first + count
+        done[b] = finished
+        committed.append(count)
+        kept = [] if finished else list(rows)[count:]
+        room = 0 if finished else min(headway, max_wavefront - len(kept), limits[b] - 1 - end)
+        fresh = max(room, 0)
+        if fresh > 1:  # nothing has been predicted there yet: start from the front's token
+            tokens[b, end + 1 : end + fresh] = sampled_list[rows.stop - 1]
+        sources += kept + [-1] * fresh
+        next_bounds.append(len(sources))
+    padding = sampled.numel() + len(committed) * headway - len(sources)
+
+    def int32(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=tokens.device)
+
+    return int32(next_bounds), int32(sources + [-1] * padding), int32(committed)

@@ -1,0 +1,262 @@
+"""The recurrent-depth model over packed rows: prelude, core block, coda.
+
+``RecurrentDepthModel`` knows nothing of tokens in time: it maps rows of a wavefront to rows. What
+to iterate, when to stop and what to commit is the samplers' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import linear
+
+from rdkernels import ops
+from rdkernels.cache import LayerCache, SharedKVCache
+from rdkernels.errors import ArgumentError
+from rdkernels.models.config import ModelConfig
+from rdkernels.models.tokenizer import Tokenizer
+from rdkernels.wavefront import Wavefront
+
+
+@dataclass(frozen=True)
+class Block:
+    """Weights of one transformer block (Huginn's sandwich norms).
+
+    ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``.
+    """
+
+    norm_1: torch.Tensor  # [D]
+    norm_2: torch.Tensor  # [D]
+    norm_3: torch.Tensor  # [D]
+    norm_4: torch.Tensor  # [D]
+    wqkv: torch.Tensor  # [(H + 2 HK) d, D]: q | k | v
+    qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
+    attn_proj: torch.Tensor  # [D, H d]
+    mlp_fc: torch.Tensor  # [2F, D]: gate | up
+    mlp_proj: torch.Tensor  # [D, F]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model, in one dtype on one device."""
+
+    embedding: torch.Tensor  # [V, D]
+    prelude: tuple[Block, ...]
+    adapter: torch.Tensor  # [D, 2D]: state | embed
+    core: tuple[Block, ...]
+    coda: tuple[Block, ...]
+    final_norm: torch.Tensor  # [D]: before the coda and before the head
+    head: torch.Tensor  # [V, D]; the embedding itself where tied
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every distinct tensor once."""
+        found: dict[int, torch.Tensor] = {}
+        for part in (self, *self.prelude, *self.core, *self.coda):
+            for field in fields(part):
+                value = getattr(part, field.name)
+                if isinstance(value, torch.Tensor):
+                    found[id(value)] = value
+        return list(found.values())
+
+
+class Rows(NamedTuple):
+    """Where packed rows sit, as the attention op wants it.
+
+    For one slot per core layer these are the wavefront and the cache's page table. With more
+    slots, rows at different depths become sequences of their own, each with the table of its slot.
+    """
+
+    page_table: torch.Tensor  # [B, max_pages] int32
+    cu_rows: torch.Tensor  # [B + 1] int32
+    start: torch.Tensor  # [B] int32
+    active: torch.Tensor | None  # [N] bool
+
+
+class RecurrentDepthModel:
+    """A Huginn-family model: ``embed -> iterate (r times) -> decode`` over packed rows ``[N, D]``.
+
+    Attributes:
+        config: sizes and constants.
+        weights: all tensors.
+        tokenizer: text to ids and back, or None where the checkpoint has none.
+        backend: provider forced for every op, or None for the best that can serve.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        tokenizer: Tokenizer | None = None,
+        backend: str | None = None,
+    ) -> None:
+        self.config, self.weights = config, weights
+        self.tokenizer, self.backend = tokenizer, backend
+        self.cos_sin = rotary_table(config, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.embedding.dtype
+
+    def parameter_bytes(self, part: str | None = None) -> int:
+        """Bytes of all weights, or of one ``iterate`` pass with ``part='core'``."""
+        tensors = self.weights.tensors()
+        if part == "core":
+            blocks = (getattr(b, f.name) for b in self.weights.core for f in fields(b))
+            tensors = [t for t in (self.weights.adapter, *blocks) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def new_cache(
+        self, max_sequences: int, max_tokens: int, *, slots: int = 1, page_size: int = 64
+    ) -> SharedKVCache:
+        """An empty cache that fits this model. See :class:`rdkernels.SharedKVCache`."""
+        c = self.config
+        return SharedKVCache(
+            prelude_layers=c.prelude_layers,
+            core_layers=c.core_layers,
+            coda_layers=c.coda_layers,
+            kv_heads=c.kv_heads,
+            head_dim=c.head_dim,
+            max_sequences=max_sequences,
+            max_tokens=max_tokens,
+            slots=slots,
+            page_size=page_size,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def embed(self, tokens: torch.Tensor, rows: Rows, cache: SharedKVCache) -> torch.Tensor:
+        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes the prelude's K/V."""
+        hidden = self.weights.embedding[tokens] * self.config.embed_scale
+        return self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
+
+    def iterate(
+        self, adapter_input: torch.Tensor, rows: Rows, cache: SharedKVCache
+    ) -> torch.Tensor:
+        """One iteration of the core block: ``[N, 2D]`` (state | embed) -> next states ``[N, D]``.
+
+        Writes the core layers' K/V to the slots that ``rows`` addresses.
+        """
+        hidden = linear(adapter_input, self.weights.adapter)
+        return self._blocks(hidden, self.weights.core, cache.core, rows)
+
+    def decode(
+        self,
+        state: torch.Tensor,
+        rows: Rows,
+        cache: SharedKVCache,
+        select: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Coda and head: states ``[N, D]`` -> fp32 logits ``[N, V]`` (of rows ``select`` only).
+
+        Writes the coda's K/V of all rows.
+        """
+        w, eps = self.weights, self.config.norm_eps
+        hidden = ops.rms_norm(state, w.final_norm, eps, backend=self.backend)
+        normed = self._blocks(hidden, w.coda, cache.coda, rows, last_norm=w.final_norm)
+        if select is not None:
+            normed = normed[select]
+        return linear(normed, w.head).float()
+
+    def _blocks(
+        self,
+        hidden: torch.Tensor,
+        blocks: tuple[Block, ...],
+        caches: list[LayerCache],
+        rows: Rows,
+        last_norm: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run blocks; returns the hidden rows, normalised by ``last_norm`` if that is given."""
+        eps, scale = self.config.norm_eps, self.config.head_dim**-0.5
+        op = ops.bind(hidden, self.backend)
+        normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
+        for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
+            qkv = linear(normed, block.wqkv)
+            position = (self.cos_sin, layer.key, layer.value, *rows)
+            mixed = op.recurrent_attention(qkv, block.qk_bias, *position, scale, True)
+            delta = linear(mixed, block.attn_proj)
+            norms = (block.norm_2, block.norm_3)
+            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
+            delta = linear(op.swiglu(linear(normed, block.mlp_fc)), block.mlp_proj)
+            norms = (block.norm_4, blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm)
+            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
+        return hidden if last_norm is None else normed
+
+    def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> Rows:
+        """The rows of a wavefront on one page table."""
+        return Rows(page_table, wavefront.cu_rows, wavefront.start, wavefront.active)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        num_steps: int,
+        *,
+        seed: int = 0,
+        initial_state_scale: float = 1.0,
+        slots: int = 1,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Plain forward pass without sampling: ``tokens [B, T]`` -> logits and final states.
+
+        Returns:
+            ``(logits [B, T, V] fp32, states [B, T, D])``, the states after the final norm.
+
+        Raises:
+            ArgumentError: the tokens are not ids ``[B, T]`` of the vocabulary on the model's
+                device, with ``1 <= T <= context``, or ``num_steps`` is not positive.
+        """
+        from rdkernels.samplers.prefill import prefill_states
+
+        self._check_tokens(tokens)
+        if num_steps < 1:
+            raise ArgumentError("forward", "num_steps", "at least 1", num_steps)
+
+        batch, length = tokens.shape
+        cache = self.new_cache(batch, length, slots=slots)
+        for b in range(batch):
+            cache.reserve(b, length)
+        wavefront = Wavefront.from_lengths([0] * batch, [length] * batch, self.device)
+        ids = torch.arange(batch, dtype=torch.int32, device=self.device)
+        state = prefill_states(
+            self,
+            tokens.flatten(),
+            wavefront,
+            cache,
+            num_steps=num_steps,
+            sequence_ids=ids,
+            seed=seed,
+            initial_state_scale=initial_state_scale,
+        )
+        logits = self.decode(state, self.rows(wavefront, cache.page_table()), cache)
+        normed = ops.rms_norm(
+            state, self.weights.final_norm, self.config.norm_eps, backend=self.backend
+        )
+        return logits.view(batch, length, -1), normed.view(batch, length, -1)
+
+    def _check_tokens(self, tokens: torch.Tensor) -> None:
+        def expect(condition: bool, expected: str, got: object) -> None:
+            if not condition:
+                raise ArgumentError("forward", "tokens", expected, got)
+
+        context, vocabulary = self.config.context, self.config.vocabulary
+        expect(tokens.dim() == 2 and tokens.numel() > 0, "[B, T], not empty", list(tokens.shape))
+        expect(tokens.size(1) <= context, f"at most {context} positions", tokens.size(1))
+        expect(tokens.dtype in (torch.int64, torch.int32), "int64 or int32", tokens.dtype)
+        expect(tokens.device == self.device, f"a tensor on {self.device}", tokens.device)
+        low, high = (int(bound) for bound in tokens.aminmax())
+        inside = low >= 0 and high < vocabulary
+        expect(inside, f"ids in [0, {vocabulary})", low if low < 0 else high)
+
+
+def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:
+    """``[context, d]`` fp32: cosines, then sines, of ``position * base**(-2i / d)``."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angle = torch.outer(
+        torch.arange(config.context, dtype=torch.float32), 1.0 / config.rope_base**exponent
+    )
+    return torch.cat((angle.cos(), angle.sin()), dim=1).to(device)

@@ -1,0 +1,33 @@
+"""The ops of rdkernels: one name each, everywhere.
+
+Every op is a function here, a torch operator ``torch.ops.rdkernels.<name>`` (with an ``out``
+overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of the same name in
+``csrc/``.
+"""
+
+from rdkernels.ops._registry import BACKENDS, OPS, bind, reasons
+from rdkernels.ops.advance_wavefront import advance_wavefront
+from rdkernels.ops.exit_update import exit_update
+from rdkernels.ops.inject_state import inject_state
+from rdkernels.ops.recurrent_attention import recurrent_attention
+from rdkernels.ops.residual_norm import residual_norm
+from rdkernels.ops.rms_norm import rms_norm
+from rdkernels.ops.sample_tokens import sample_tokens
+from rdkernels.ops.swiglu import swiglu
+from rdkernels.ops.truncated_normal import truncated_normal
+
+__all__ = [
+    "BACKENDS",
+    "OPS",
+    "advance_wavefront",
+    "bind",
+    "exit_update",
+    "inject_state",
+    "reasons",
+    "recurrent_attention",
+    "residual_norm",
+    "rms_norm",
+    "sample_tokens",
+    "swiglu",
+    "truncated_normal",
+]

@@ -1,0 +1,148 @@
+"""Tables and progress bars of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from rich import box
+from rich.console import Console, Group
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from rdkernels.comparison import Contender, Observer, Row
+
+if TYPE_CHECKING:
+    from rdkernels.environment import Environment, Provider
+    from rdkernels.models.demo import Problem
+    from rdkernels.samplers import OuterStep
+
+_ACCURACY_MARGIN = 0.01  # a sampler that loses more than this has not bought its speed
+
+
+_AnyBar = TypeVar("_AnyBar", bound="_Bar")
+
+
+class _Bar:
+    """A progress bar on stderr, shown on terminals only. Use as a context manager."""
+
+    def __init__(self, description: str, total: int) -> None:
+        console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(description, total=total)
+
+    def __enter__(self: _AnyBar) -> _AnyBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+class GenerationProgress(_Bar):
+    """Counts committed tokens; :meth:`step` is ``generate``'s ``on_step``."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__("generating", tokens)
+
+    def step(self, step: OuterStep) -> None:
+        self.progress.advance(self.task, sum(step.committed))
+
+
+class ComparisonProgress(_Bar, Observer):
+    """Counts answered problems over all contenders of a comparison."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__("answering", answers)
+
+    def begin(self, contender: Contender, problems: Sequence[Problem]) -> None:
+        self.progress.update(self.task, description=contender.label)
+
+    def end(
+        self, contender: Contender, correct: Sequence[bool], tokens: Sequence[Sequence[int]]
+    ) -> None:
+        self.progress.advance(self.task, len(correct))
+
+
+def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Table:
+    """One line per contender; the fastest of those as accurate as the first is set in bold."""
+    table = Table(
+        title=f"{rows[0].problems} held-out problems",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # fits 80 columns
+        caption=f"bold: fastest within {_ACCURACY_MARGIN:.0%} of the first line's accuracy",
+    )
+    table.add_column("sampler", no_wrap=True)
+    for heading in (
+        "exact\nmatch",
+        "value\nright",
+        "iterations\nper token",
+        "fewer",
+        "tokens/s",
+        "speedup",
+    ):
+        table.add_column(heading, justify="right")
+    floor = rows[0].accuracy - _ACCURACY_MARGIN
+    best = max((row for row in rows if row.accuracy >= floor), key=lambda row: row.speedup)
+    for entrant, row in zip(entrants, rows, strict=True):
+        table.add_row(
+            entrant.label,
+            f"{row.accuracy:.1%}",
+            f"{row.value_accuracy:.1%}",
+            f"{row.core_iterations_per_token:.2f}",
+            f"{row.iterations_ratio:.2f}x",
+            f"{row.tokens_per_second:.1f}",
+            f"{row.speedup:.2f}x",
+            style="bold" if row is best else None,
+        )
+    return table
+
+
+def environment_view(found: Environment) -> Group:
+    """Versions, GPUs and providers for people."""
+    facts = Table.grid(padding=(0, 2))
+    for name, version in found.versions.items():
+        facts.add_row(name, version or Text("none", style="dim"))
+    facts.add_row("GPU", ", ".join(found.gpus) or Text(f"none: {found.gpu_reason}", style="dim"))
+    for name, value in found.native_build.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        facts.add_row(f"native {name.replace('_', ' ')}", shown)
+    return Group(facts, Text(), _provider_table(found.providers))
+
+
+def _provider_table(providers: Sequence[Provider]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("provider", "serves", "why not"):
+        table.add_column(heading)
+    for provider in providers:
+        table.add_row(
+            Text(provider.name, style="green" if provider.available else "dim"),
+            f"{len(provider.ops)} ops" if provider.available else "nothing",
+            Text(provider.reason or _by_reason(provider.missing), style="dim"),
+        )
+    return table
+
+
+def _by_reason(missing: dict[str, str]) -> str:
+    """A line per reason with the ops that it holds for; a reason may start with its op's name."""
+    ops: dict[str, list[str]] = {}
+    for op, reason in missing.items():
+        ops.setdefault(reason.removeprefix(f"{op} "), []).append(op)
+    return "\n".join(f"{reason}: {', '.join(names)}" for reason, names in ops.items())

@@ -1,0 +1,24 @@
+"""Fixtures of the whole suite: one thread, and a fresh seed that a failure prints."""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+import torch
+
+SEED_VARIABLE = "RDKERNELS_TEST_SEED"
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def seed() -> int:
+    """A fresh seed, also given to torch; repeat a failure with ``RDKERNELS_TEST_SEED=<seed>``.
+
+    Pytest shows what a fixture printed only when its test fails.
+    """
+    value = int(os.environ.get(SEED_VARIABLE) or secrets.randbits(32))
+    print(f"{SEED_VARIABLE}={value}")
+    torch.manual_seed(value)
+    return value
