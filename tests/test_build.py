@@ -165,6 +165,12 @@ def _symbols(library: str, which: str) -> list[str]:
 
 
 def build_wheel(folder: Path, **environment: str) -> Path:
+    """Object files are shared with other builds; setuptools' staging folders must not be."""
+    staging = folder / "staging"
+    staging.mkdir()
+    config = folder / "staging.cfg"
+    config.write_text(f"[build]\nbuild_base = {staging}\n[egg_info]\negg_base = {staging}\n")
+    environment["DIST_EXTRA_CONFIG"] = str(config)
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-q"]
     result = subprocess.run(
         [*command, "--wheel-dir", str(folder), str(ROOT)],

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,20 +108,31 @@ def test_batches_change_neither_answers_nor_iterations(model):
     assert found[0] == found[1] == found[2]
 
 
-def test_time_of_the_observer_is_not_charged(model):
-    import time
+def test_time_of_the_observer_is_not_charged(model, monkeypatch):
+    measured, slept = [], []
 
     class Slow(comparison.Observer):
         watches_steps = True
 
-        def step(self, step):
-            time.sleep(0.02)
+        def begin(self, contender, problems):
+            slept.append(0.0)
 
-    rows = comparison.compare(
-        model, load_problems("demo", 1), comparison.contenders(1, 1), observer=Slow()
-    )
-    for row in rows:
-        assert row.decode_seconds < 0.02 * row.generated_tokens
+        def step(self, step):
+            time.sleep(0.005)
+            slept[-1] += 0.005
+
+    def generate(*args, **kwargs):
+        output = rdkernels.generate(*args, **kwargs)
+        measured.append(output.stats.decode_seconds)
+        return output
+
+    monkeypatch.setattr(comparison, "generate", generate)
+    entrants = comparison.contenders(1, 1)
+    rows = comparison.compare(model, load_problems("demo", 1), entrants, observer=Slow())
+    measured = measured[len(entrants) :]  # the warm-up is not observed
+    for row, seconds, idle in zip(rows, measured, slept, strict=True):
+        assert idle > 0.1
+        assert 0 < row.decode_seconds <= seconds - idle
 
 
 def test_compare_without_a_tokenizer_is_refused(model):

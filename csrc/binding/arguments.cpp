@@ -106,7 +106,12 @@ void expect_tensor(const char* op, const char* argument, const Tensor& tensor, S
 
 void expect_output(const char* op, const char* argument, const Tensor& tensor, Shape shape,
                    const Tensor& like) {
-  expect_like(op, argument, tensor, shape, like);
+  expect_written(op, argument, tensor, shape, like.scalar_type(), like);
+}
+
+void expect_written(const char* op, const char* argument, const Tensor& tensor, Shape shape,
+                    ScalarType dtype, const Tensor& like) {
+  expect_tensor(op, argument, tensor, shape, dtype, like);
   const int64_t last = tensor.dim() - 1;
   if (tensor.numel() == 0 || last < 0) return;
   if (tensor.size(last) > 1 && tensor.stride(last) != 1) {

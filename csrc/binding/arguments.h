@@ -50,6 +50,10 @@ inline void expect_like(const char* op, const char* argument, const Tensor& tens
 void expect_output(const char* op, const char* argument, const Tensor& tensor, Shape shape,
                    const Tensor& like);
 
+// A tensor that is written, of a given element type: as expect_output.
+void expect_written(const char* op, const char* argument, const Tensor& tensor, Shape shape,
+                    ScalarType dtype, const Tensor& like);
+
 // An input whose last dimension is contiguous: `tensor`, or a copy if it is not so.
 Tensor with_contiguous_rows(const Tensor& tensor);
 

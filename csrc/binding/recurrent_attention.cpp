@@ -17,6 +17,7 @@ constexpr const char* kOp = "recurrent_attention";
 // The query heads in rows of `qkv`; fails unless they are a multiple of the KV heads.
 int64_t heads_of(const Tensor& qkv, const Tensor& key_cache) {
   const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
+  if (kv_heads < 1) fail(kOp, "key_cache", "at least one KV head", describe(key_cache));
   if (head_dim < 2 || head_dim % 2 != 0) {
     fail(kOp, "key_cache", "an even head_dim", std::to_string(head_dim));
   }
@@ -91,6 +92,7 @@ void recurrent_attention_out(const Tensor& qkv, const std::optional<Tensor>& qk_
   expect_like(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny}, qkv);
   const int64_t pages = key_cache.size(0), page_size = key_cache.size(1);
   const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
+  if (page_size < 1) fail(kOp, "key_cache", "pages of at least one cell", describe(key_cache));
   expect_like(kOp, "value_cache", value_cache, {pages, page_size, kv_heads, head_dim}, qkv);
   const int64_t heads = heads_of(qkv, key_cache), rows = qkv.size(0);
   if (qk_bias) expect_like(kOp, "qk_bias", *qk_bias, {heads + kv_heads, head_dim}, qkv);

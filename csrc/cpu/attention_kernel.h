@@ -19,10 +19,14 @@ using Floats = float __attribute__((vector_size(RDK_VECTOR_BYTES)));
 using Words = uint32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
 using Ints = int32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
 
-// Lines and vectors of one tile of a product: 24 accumulators of the 32 registers of AVX-512, 12 of
-// the 16 that other instruction sets have.
+// Lines of one tile of a product, and its vectors, so that the accumulators fill 24 of the 32
+// registers of AVX-512, or 12 of the 16 that other instruction sets have.
 constexpr int kTileLines = 6;
-constexpr int kTileVectors = kLanes == 16 ? 4 : 2;
+constexpr int tile_vectors(int lines) {
+  constexpr int kSmallest = kLanes == 16 ? 4 : 2;
+  if (lines <= 4 && kLanes == 16) return 6;
+  return lines <= 3 ? 2 * kSmallest : kSmallest;
+}
 
 template <class V>
 RDK_KERNEL V load(const void* from) {
@@ -128,8 +132,8 @@ RDK_KERNEL void transpose(Words (&square)[kLanes]) {
   if constexpr (kStep > 1) transpose<kStep / 2>(square);
 }
 
-RDK_KERNEL Words load_words(const void* from, int count) {
-  if (count >= kLanes) return load<Words>(from);
+// The first `count` words from there, zeros behind them.
+RDK_KERNEL Words load_first(const void* from, int count) {
   Words words{};
   __builtin_memcpy(&words, from, static_cast<size_t>(count) * 4);
   return words;
@@ -141,33 +145,36 @@ RDK_KERNEL void prefetch(const void* from, int bytes) {
 
 // out[words][kBlockPositions]: the rows of words, transposed, as many columns as whole vectors need.
 RDK_KERNEL void pack_keys(const void* const* rows, int count, int words, uint32_t* out) {
+  const int whole = words / kLanes * kLanes;
   for (int first = 0; first < count; first += kLanes) {
-    for (int word = 0; word < words; word += kLanes) {
-      const int here = words - word < kLanes ? words - word : kLanes;
-      Words square[kLanes];
+    Words square[kLanes];
+    uint32_t* to = out + first;
+    for (int word = 0; word < whole; word += kLanes, to += kLanes * kBlockPositions) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        square[i] = load_words(static_cast<const uint32_t*>(rows[first + i]) + word, here);
+        square[i] = load<Words>(static_cast<const uint32_t*>(rows[first + i]) + word);
       }
       transpose(square);
-      uint32_t* to = out + static_cast<ptrdiff_t>(word) * kBlockPositions + first;
-      if (here == kLanes) {
 #pragma GCC unroll 16
-        for (int i = 0; i < kLanes; ++i) store(to + i * kBlockPositions, square[i]);
-      } else {
-        for (int i = 0; i < here; ++i) store(to + i * kBlockPositions, square[i]);
-      }
+      for (int i = 0; i < kLanes; ++i) store(to + i * kBlockPositions, square[i]);
     }
+    if (whole == words) continue;
+    for (int i = 0; i < kLanes; ++i) {
+      square[i] = load_first(static_cast<const uint32_t*>(rows[first + i]) + whole, words - whole);
+    }
+    transpose(square);
+    for (int i = 0; i < words - whole; ++i) store(to + i * kBlockPositions, square[i]);
   }
 }
 
 // out[count][stride]: the rows.
 RDK_KERNEL void pack_values(const float* const* rows, int count, int head_dim, uint32_t* out,
                             int stride) {
+  const int whole = head_dim / kLanes * kLanes;
   for (int i = 0; i < count; ++i) {
-    for (int c = 0; c < head_dim; c += kLanes) {
-      store(out + i * stride + c, load_words(rows[i] + c, head_dim - c));
-    }
+    uint32_t* const to = out + i * stride;
+    for (int c = 0; c < whole; c += kLanes) store(to + c, load<Words>(rows[i] + c));
+    if (whole < head_dim) store(to + whole, load_first(rows[i] + whole, head_dim - whole));
   }
 }
 
@@ -190,14 +197,18 @@ RDK_KERNEL Words interleave(Words a, Words b, std::integer_sequence<int, I...>) 
 RDK_KERNEL void pack_values(const bf16* const* rows, int count, int head_dim, uint32_t* out,
                             int stride) {
   using HalfIndices = std::make_integer_sequence<int, 2 * kLanes>;
+  const int whole = head_dim / (2 * kLanes) * (2 * kLanes), rest = (head_dim - whole) / 2;
   for (int i = 0; i < count; i += 2) {
-    uint32_t* to = out + i / 2 * stride;
-    for (int c = 0; c < head_dim; c += 2 * kLanes) {
-      const Words a = load_words(rows[i] + c, (head_dim - c) / 2);
-      const Words b = load_words(rows[i + 1] + c, (head_dim - c) / 2);
+    uint32_t* const to = out + i / 2 * stride;
+    for (int c = 0; c < whole; c += 2 * kLanes) {
+      const Words a = load<Words>(rows[i] + c), b = load<Words>(rows[i + 1] + c);
       store(to + c, interleave<false>(a, b, HalfIndices()));
-      if (c + kLanes < head_dim) store(to + c + kLanes, interleave<true>(a, b, HalfIndices()));
+      store(to + c + kLanes, interleave<true>(a, b, HalfIndices()));
     }
+    if (rest == 0) continue;
+    const Words a = load_first(rows[i] + whole, rest), b = load_first(rows[i + 1] + whole, rest);
+    store(to + whole, interleave<false>(a, b, HalfIndices()));
+    if (2 * rest > kLanes) store(to + whole + kLanes, interleave<true>(a, b, HalfIndices()));
   }
 }
 #endif
@@ -235,17 +246,19 @@ RDK_KERNEL void multiply_tile(const uint32_t* a, int a_stride, const uint32_t* b
   }
 }
 
-template <class Operand, int kLines>
+// Tiles of kVectors vectors as long as they fit, then of fewer.
+template <class Operand, int kLines, int kVectors>
 RDK_KERNEL void multiply_lines(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride,
                                int depth, float* c, int c_stride, int columns, bool accumulate) {
   int at = 0;
-  for (; at + kTileVectors * kLanes <= columns; at += kTileVectors * kLanes) {
-    multiply_tile<Operand, kLines, kTileVectors>(a, a_stride, b + at, b_stride, depth, c + at,
-                                                 c_stride, accumulate);
+  for (; at + (kVectors - 1) * kLanes < columns; at += kVectors * kLanes) {
+    multiply_tile<Operand, kLines, kVectors>(a, a_stride, b + at, b_stride, depth, c + at, c_stride,
+                                             accumulate);
   }
-  for (; at < columns; at += kLanes) {
-    multiply_tile<Operand, kLines, 1>(a, a_stride, b + at, b_stride, depth, c + at, c_stride,
-                                      accumulate);
+  if constexpr (kVectors > 1) {
+    if (at >= columns) return;
+    multiply_lines<Operand, kLines, kVectors == 6 ? 4 : kVectors / 2>(
+        a, a_stride, b + at, b_stride, depth, c + at, c_stride, columns - at, accumulate);
   }
 }
 
@@ -253,10 +266,10 @@ RDK_KERNEL void multiply_lines(const uint32_t* a, int a_stride, const uint32_t* 
 template <class Operand>
 void multiply(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride, int depth, float* c,
               int c_stride, int lines, int columns, bool accumulate) {
-#define RDK_LINES(n)                                                                          \
-  case n:                                                                                     \
-    return multiply_lines<Operand, n>(a, a_stride, b, b_stride, depth, c, c_stride, columns, \
-                                      accumulate);
+#define RDK_LINES(n)                                                                        \
+  case n:                                                                                   \
+    return multiply_lines<Operand, n, tile_vectors(n)>(a, a_stride, b, b_stride, depth, c, \
+                                                       c_stride, columns, accumulate);
   switch (lines) {
     RDK_LINES(1)
     RDK_LINES(2)
@@ -508,14 +521,17 @@ void attend(const AttentionJob& job, const AttentionItem& item) {
   using Element = typename Operand::Element;
   Workspace<T, Operand> w(job, item);
   start_lines(w);
-  Cells<T> here, after;
-  here.find(w.p, item.sequence, item.first_position, item.last_position);
+  Cells<T> cells[2];
+  cells[0].find(w.p, item.sequence, item.first_position, item.last_position);
+  int turn = 0;
   for (int first = item.first_position; first < item.last_position; first += kBlockPositions) {
-    after.find(w.p, item.sequence, first + here.count, item.last_position);
+    const Cells<T>& here = cells[turn];
+    turn ^= 1;
+    cells[turn].find(w.p, item.sequence, first + here.count, item.last_position);
     for (int h = 0; h < item.num_heads; ++h) {
       // Heads are neighbours in memory: while one is packed, the next one's channels are fetched.
       const bool is_last = h + 1 == item.num_heads;
-      const Cells<T>& next = is_last ? after : here;
+      const Cells<T>& next = is_last ? cells[turn] : here;
       const int head = item.first_head + h, next_head = is_last ? item.first_head : head + 1;
       gather_rows(w, here.keys, here.count, head, next.keys, next.count, next_head);
       pack_keys(w.rows, here.count, w.words, w.keys);
@@ -524,7 +540,6 @@ void attend(const AttentionJob& job, const AttentionItem& item) {
                   w.columns);
       attend_block(w, h, first, here.count);
     }
-    std::swap(here, after);
   }
   finish_lines(w);
 }

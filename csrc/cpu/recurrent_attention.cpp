@@ -38,9 +38,13 @@ constexpr int kFewLines = 16;
 // Multiply-adds below which a second thread costs more than it saves (about 10 us).
 constexpr int64_t kInlineWork = 1 << 20;
 
-// Positions are divided if there are fewer items than this, but into no less than this.
+// Items that a launch should have: with fewer, threads wait for each other; with more, those for few
+// lines read less than a page of memory at a time.
 constexpr int64_t kWantedItems = 16;
-constexpr int kLeastPositions = 512;
+
+// Positions are divided, into parts of so many, if there are fewer KV heads than kWantedItems. The
+// parts do not depend on the launch, so that a row's bits depend on nothing but its own sequence.
+constexpr int kPartPositions = 1024;
 
 // Lines whose positions are divided among the items from `first_item` on.
 struct Merge {
@@ -54,6 +58,7 @@ struct Plan {
   std::vector<AttentionItem> items;
   std::vector<Merge> merges;
   std::vector<float> partials;
+  std::vector<float> weights;  // of the parts of a line
   int64_t num_partials;  // results of a line
   int64_t work;  // multiply-adds
 };
@@ -106,20 +111,17 @@ RDK_CPU_VARIANTS(WriteKernel, WriteJob, write_rows)
 
 // ---- 3. Items ------------------------------------------------------------------------------------
 
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The items of the given lines of a sequence, which see positions [0, reach).
+// The items of the given lines of a sequence, which see positions [0, reach). `tiles`: how many sets
+// of lines there are.
 void add_items(const Params& p, Plan& plan, AttentionItem item, int reach, int64_t tiles) {
-  const int64_t least = divided_up(kWantedItems, tiles);  // that these lines should give
-  const int64_t few_heads = std::max<int64_t>(1, p.num_kv_heads / least);
-  item.num_heads = item.num_lines < kFewLines ? static_cast<int>(few_heads) : 1;
-  const int64_t splits =
-      std::clamp<int64_t>(least / p.num_kv_heads, 1, std::max(1, reach / kLeastPositions));
-  const int64_t blocks = divided_up(divided_up(reach, splits), kBlockPositions);
-  const int part = static_cast<int>(blocks * kBlockPositions);
-  for (int head = 0; head < p.num_kv_heads; head += item.num_heads) {
+  const int64_t few_heads = p.num_kv_heads * tiles / kWantedItems;
+  const int heads = item.num_lines < kFewLines
+                        ? std::clamp(static_cast<int>(few_heads), 1, p.num_kv_heads)
+                        : 1;
+  const int part = p.num_kv_heads < kWantedItems ? kPartPositions : reach;
+  for (int head = 0; head < p.num_kv_heads; head += heads) {
     item.first_head = head;
-    item.num_heads = std::min(item.num_heads, p.num_kv_heads - head);
+    item.num_heads = std::min(heads, p.num_kv_heads - head);
     const int64_t first_item = static_cast<int64_t>(plan.items.size());
     for (int position = 0; position < reach; position += part) {
       item.first_position = position;
@@ -193,34 +195,37 @@ void attend_items(const void* context, int64_t, int64_t) {
 
 // One line from its parts, `stride` apart: their sums, each brought to the largest maximum.
 template <class T>
-void merge_line(const Params& p, const float* parts, int64_t stride, int64_t count, T* out) {
-  const int d = p.head_dim;
-  float maximum = -INFINITY, sum = 0.0f, weights[kWantedItems];
+void merge_line(const Params& p, const float* parts, int64_t stride, std::vector<float>& weights,
+                T* out) {
+  const int64_t d = p.head_dim, count = static_cast<int64_t>(weights.size());
+  float maximum = -INFINITY, sum = 0.0f;
   for (int64_t i = 0; i < count; ++i) maximum = std::max(maximum, parts[i * stride + d]);
   const float base = maximum == -INFINITY ? 0.0f : maximum;
   for (int64_t i = 0; i < count; ++i) {
     weights[i] = std::exp2(parts[i * stride + d] - base);
     sum += weights[i] * parts[i * stride + d + 1];
   }
-  for (int c = 0; c < d; ++c) {
+  const float scale = 1.0f / sum;
+  for (int64_t c = 0; c < d; ++c) {
     float total = 0.0f;
     for (int64_t i = 0; i < count; ++i) total += weights[i] * parts[i * stride + c];
-    out[c] = from_float<T>(total / sum);
+    out[c] = from_float<T>(total * scale);
   }
 }
 
 template <class T>
-void merge_items(const AttentionJob& job, const Plan& plan) {
+void merge_items(const AttentionJob& job, Plan& plan) {
   const Params& p = *job.params;
   for (const Merge& merge : plan.merges) {
     const AttentionItem& item = plan.items[merge.first_item];
     const int64_t lines = int64_t{item.num_heads} * item.num_lines;
+    plan.weights.resize(merge.num_items);
     for (int64_t index = 0; index < lines; ++index) {
       const int line = static_cast<int>(index % item.num_lines);
       const int kv_head = item.first_head + static_cast<int>(index / item.num_lines);
       const int64_t row = row_of(job, item, line), head = head_of(job, item, line, kv_head);
       merge_line(p, job.partials + (item.partial + index) * partial_floats(p),
-                 lines * partial_floats(p), merge.num_items,
+                 lines * partial_floats(p), plan.weights,
                  static_cast<T*>(p.out) + (row * p.num_heads + head) * p.head_dim);
     }
   }

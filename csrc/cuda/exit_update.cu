@@ -1,12 +1,13 @@
-// All variants of exit_update_kernel: 3 element types x 3 tile sizes x 2 alignments. The criterion is
-// a run-time branch that a whole grid takes together.
+// All variants of exit_update_kernel: 3 element types x (3 aligned tile sizes + 1 scalar). The
+// criterion is a run-time branch that a whole grid takes together.
 #include "rdkernels/exit_update.cuh"
 
 extern "C" int rdk_exit_update_cuda(const ExitUpdateParams* params, int dtype, void* stream) {
   const ExitUpdateParams& p = *params;
   return rdk::launch_exit_update(
       p, dtype, [&](auto element, auto chunks, auto aligned, dim3 grid, dim3 block) -> int {
-        rdk::exit_update_kernel<decltype(element), decltype(chunks)::value, decltype(aligned)::value>
+        rdk::exit_update_kernel<decltype(element), decltype(chunks)::value,
+                                decltype(aligned)::value>
             <<<grid, block, 0, static_cast<cudaStream_t>(stream)>>>(p);
         return cudaGetLastError();
       });

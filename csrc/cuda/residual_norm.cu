@@ -1,5 +1,6 @@
-// All variants of residual_norm_kernel: 3 element types x 3 tile sizes x 2 alignments. The style is
-// a run-time branch that a whole grid takes together: a template argument would triple the code.
+// All variants of residual_norm_kernel: 3 element types x (3 aligned tile sizes + 1 scalar). The
+// style is a run-time branch that a whole grid takes together: a template argument would triple the
+// code.
 #include "rdkernels/residual_norm.cuh"
 
 #include "rdkernels/dispatch.cuh"

@@ -1,4 +1,4 @@
-// All variants of rms_norm_kernel: 3 element types x 3 tile sizes x 2 alignments.
+// All variants of rms_norm_kernel: 3 element types x (3 aligned tile sizes + 1 scalar).
 #include "rdkernels/rms_norm.cuh"
 
 #include "rdkernels/dispatch.cuh"

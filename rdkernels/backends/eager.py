@@ -1,8 +1,9 @@
 """What every op means, in plain PyTorch: the specification that all other providers are held to.
 
-Functions take the positional arguments of the schemas. They favour clarity over speed, compute in
-fp32 (fp64 for fp64 inputs), never synchronise with the host, and are differentiable where the
-maths is.
+Functions take the positional arguments of the schemas. They favour clarity over speed
+(``recurrent_attention`` and ``advance_wavefront`` read sizes and tokens back from the device),
+compute in fp32 (fp64 for fp64 inputs), and are differentiable where the maths is. Where autograd
+records ``recurrent_attention``, the caller's cache becomes part of the graph: detach it after use.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A draw is a pure function of (seed, stream, sequence id, position, step, channel
 states and sampled tokens do not depend on the batch, the shape of the wavefront, the provider or
 the device. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 
-Counter words: ``(channel // 4, position, sequence id, stream << 28 | step)``; key words: the low and
-the high half of the seed. Channel ``c`` takes word ``c % 4`` of its block.
+Counter words: ``(channel // 4, position, sequence id, stream << 28 | step)``; key words: the low
+and the high half of the seed. Channel ``c`` takes word ``c % 4`` of its block.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MASK = 0xFFFFFFFF
 
 
 def philox(counter: tuple[torch.Tensor, ...], seed: int) -> tuple[torch.Tensor, ...]:
-    """Four words of 32 random bits (as int64 tensors) for four counter words, broadcast together."""
+    """Four words of 32 random bits (int64 tensors) for four counter words, broadcast together."""
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):

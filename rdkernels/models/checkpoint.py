@@ -267,7 +267,9 @@ def named_tensors(model: RecurrentDepthModel) -> Iterator[tuple[str, torch.Tenso
             for field, name in _BLOCK_NAMES.items():
                 tensor = getattr(block, field)
                 if tensor is not None:
-                    shaped = tensor.view(2, 1, c.heads, c.head_dim) if field == "qk_bias" else tensor
+                    shaped = (
+                        tensor.view(2, 1, c.heads, c.head_dim) if field == "qk_bias" else tensor
+                    )
                     yield f"transformer.{prefix}.{i}.{name}", shaped
     yield "transformer.adapter.weight", w.adapter
     yield "transformer.ln_f.weight", w.final_norm
@@ -284,7 +286,8 @@ def save_model(
         ArgumentError: the folder holds a model already (nothing is overwritten).
     """
     folder = Path(path)
-    if (folder / "config.json").exists():
+    index = "model.safetensors.index.json"  # a stale one would win on loading
+    if any((folder / name).exists() for name in ("config.json", "model.safetensors", index)):
         raise ArgumentError("save_model", "path", "a folder without a model", str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, torch.Tensor]] = [{}]

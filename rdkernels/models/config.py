@@ -38,7 +38,7 @@ _INERT_KEYS = {
     *("sampling_scheme", "test_time_noise_type", "torch_dtype", "dtype", "vocab_size"),
     *("transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache"),
     *("num_attention_heads", "num_hidden_layers", "hidden_size", "max_position_embeddings"),
-    *("geom_mean_recurrence", "lockstep_n", "lockstep_k", "mcleish_throttle", "qk_norm"),
+    *("geom_mean_recurrence", "lockstep_n", "lockstep_k", "mcleish_throttle"),
     *("_name_or_path", "name", "_attn_implementation_autoset", "tie_word_embeddings"),
 }
 # Options of the family that this package implements with one value only.
@@ -50,6 +50,7 @@ _REQUIRED = {
     "norm_class_name": ("RMSNorm_llama", "RMSNorm"),
     "state_init": ("like-init",),
     "test_time_noise": (0, 0.0),
+    "qk_norm": (False,),
 }
 
 

@@ -66,12 +66,16 @@ class Rows(NamedTuple):
 
     For one slot per core layer these are the wavefront and the cache's page table. With more
     slots, rows at different depths become sequences of their own, each with the table of its slot.
+    A launch writes a table's cells in no order against the reads of other sequences on that table,
+    so where two groups share one, the later group waits for a launch of its own: ``later`` holds
+    the active rows of each further launch.
     """
 
     page_table: torch.Tensor  # [B, max_pages] int32
     cu_rows: torch.Tensor  # [B + 1] int32
     start: torch.Tensor  # [B] int32
     active: torch.Tensor | None  # [N] bool
+    later: tuple[torch.Tensor, ...] = ()  # each [N] bool
 
 
 class RecurrentDepthModel:
@@ -131,7 +135,7 @@ class RecurrentDepthModel:
         )
 
     def embed(self, tokens: torch.Tensor, rows: Rows, cache: SharedKVCache) -> torch.Tensor:
-        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes the prelude's K/V."""
+        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V."""
         hidden = self.weights.embedding[tokens] * self.config.embed_scale
         return self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
 
@@ -177,8 +181,10 @@ class RecurrentDepthModel:
         normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
         for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
             qkv = linear(normed, block.wqkv)
-            position = (self.cos_sin, layer.key, layer.value, *rows)
-            mixed = op.recurrent_attention(qkv, block.qk_bias, *position, scale, True)
+            inputs = (qkv, block.qk_bias, self.cos_sin, layer.key, layer.value, *rows[:3])
+            mixed = op.recurrent_attention(*inputs, rows.active, scale, True)
+            for active in rows.later:  # rows of other launches come out as zeros
+                mixed = mixed + op.recurrent_attention(*inputs, active, scale, True)
             delta = linear(mixed, block.attn_proj)
             norms = (block.norm_2, block.norm_3)
             hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")

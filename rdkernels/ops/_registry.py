@@ -43,26 +43,31 @@ class Op:
         tensor: torch.Tensor,
         backend: str | None = None,
         differentiable: tuple[torch.Tensor | None, ...] = (),
+        dtype: torch.dtype | None = None,
     ) -> Callable[..., Any]:
         """The function that serves this op for tensors like ``tensor``.
 
+        ``dtype`` is that of the computation, for ops whose tensors are all integers.
         ``backend`` (or the environment variable ``RDKERNELS_BACKEND``) forces a provider; one that
         cannot serve raises :class:`BackendError` with the reason. Otherwise the first of
         ``native``, ``triton``, ``eager`` that can. The kernels are forward only: when autograd
         would record the call, eager serves.
         """
         backend = backend or os.environ.get("RDKERNELS_BACKEND") or None
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable):
+        recorded = (t is not None and t.requires_grad for t in differentiable)
+        if torch.is_grad_enabled() and any(recorded):
             if backend not in (None, "eager"):
                 raise BackendError(
                     f"{self.name}: backend {backend!r} is forward only and an input requires grad; "
                     "use torch.no_grad() or backend='eager'"
                 )
             return self.eager
-        return _select(self.name, backend, tensor.device.type, tensor.dtype)
+        return _select(self.name, backend, tensor.device.type, dtype or tensor.dtype)
 
 
-def define(schema: str, *, eager: Callable[..., Any], fake: Callable[..., Any], out: str = "") -> Op:
+def define(
+    schema: str, *, eager: Callable[..., Any], fake: Callable[..., Any], out: str = ""
+) -> Op:
     """Define ``rdkernels::<schema>`` and, if ``out`` names output arguments, its ``out`` overload.
 
     ``schema`` is a torch schema without namespace; ``out`` is the argument text of the outputs,
@@ -122,9 +127,7 @@ def reasons(op: str, device: str, dtype: torch.dtype) -> dict[str, str | None]:
 
 
 @cache
-def _select(
-    op: str, backend: str | None, device: str, dtype: torch.dtype
-) -> Callable[..., Any]:
+def _select(op: str, backend: str | None, device: str, dtype: torch.dtype) -> Callable[..., Any]:
     from rdkernels import backends
 
     if backend is not None and backend not in BACKENDS:

@@ -24,12 +24,13 @@ def _check(
 ) -> None:
     op = "advance_wavefront"
     expect_tensor(op, "tokens", tokens, (None, None), torch.int64)
-    batch, rows = tokens.size(0), sampled.shape[0]
+    batch = tokens.size(0)
     expect_tensor(op, "start", start, (batch,), torch.int32, like=tokens)
     expect_tensor(op, "done", done, (batch,), torch.bool, like=tokens)
     shape = tuple(tokens.shape)
     expect_tensor(op, "committed_depth", committed_depth, shape, torch.int32, like=tokens)
     expect_tensor(op, "sampled", sampled, (None,), torch.int64, like=tokens)
+    rows = sampled.size(0)
     expect_tensor(op, "settled", settled, (rows,), torch.bool, like=tokens)
     expect_tensor(op, "depth", depth, (rows,), torch.int32, like=tokens)
     expect_tensor(op, "cu_rows", cu_rows, (batch + 1,), torch.int32, like=tokens)
@@ -147,5 +148,5 @@ def advance_wavefront(
     """
     sequences = (tokens, start, done, committed_depth)
     rows = (sampled, settled, depth, cu_rows)
-    function = OP.provider(tokens, backend)
+    function = OP.provider(tokens, backend, dtype=torch.float32)  # any that kernels have
     return function(*sequences, *rows, limit, stop_tokens, headway, max_wavefront)

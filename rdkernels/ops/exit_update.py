@@ -36,9 +36,7 @@ def _eager(
     criterion: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(state, previous_state, depth, active, criterion)
-    return eager.exit_update(
-        state, previous_state, depth, active, iterations, threshold, criterion
-    )
+    return eager.exit_update(state, previous_state, depth, active, iterations, threshold, criterion)
 
 
 def _fake(state: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:

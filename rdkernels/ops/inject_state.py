@@ -17,8 +17,9 @@ def _check(
     noise_weight: torch.Tensor | None,
     row_keys: torch.Tensor | None,
 ) -> None:
-    op, rows = "inject_state", state.shape[0]
+    op = "inject_state"
     expect_tensor(op, "state", state, (None, None), FLOATS)
+    rows = state.size(0)
     expect_tensor(op, "embed", embed, tuple(state.shape), state.dtype, like=state)
     if previous_embed is not None:
         shape = tuple(state.shape)

@@ -30,11 +30,13 @@ def _check(
     expect_tensor(op, "key_cache", key_cache, (None, None, None, None), qkv.dtype, like=qkv)
     expect_tensor(op, "value_cache", value_cache, tuple(key_cache.shape), qkv.dtype, like=qkv)
     kv_heads, head_dim = key_cache.shape[2:]
+    expect(kv_heads > 0, op, "key_cache", "at least one KV head", describe(key_cache))
+    even = head_dim > 0 and head_dim % 2 == 0
+    expect(even, op, "key_cache", "an even head_dim", head_dim)
     heads = qkv.size(1) // head_dim - 2 * kv_heads
     fits = qkv.size(1) % head_dim == 0 and heads > 0 and heads % kv_heads == 0
     expected = f"second size (heads + 2 * {kv_heads}) * {head_dim}, heads a multiple of {kv_heads}"
     expect(fits, op, "qkv", expected, describe(qkv))
-    expect(head_dim % 2 == 0, op, "key_cache", "an even head_dim", head_dim)
     if qk_bias is not None:
         expect_tensor(op, "qk_bias", qk_bias, (heads + kv_heads, head_dim), qkv.dtype, like=qkv)
     expect_tensor(op, "cos_sin", cos_sin, (None, head_dim), torch.float32, like=qkv)
@@ -124,6 +126,7 @@ def recurrent_attention(
         ArgumentError: shapes, dtypes or devices do not fit.
         BackendError: the forced provider cannot serve; says why.
     """
-    scale = key_cache.size(3) ** -0.5 if scale is None else scale
+    if scale is None:  # a cache of the wrong rank must get as far as the checks
+        scale = max(key_cache.shape[-1:].numel(), 1) ** -0.5
     tensors = (qkv, qk_bias, cos_sin, key_cache, value_cache, page_table, cu_rows, start, active)
     return OP.provider(qkv, backend, (qkv, qk_bias))(*tensors, scale, interleaved)

@@ -69,4 +69,5 @@ def truncated_normal(
         ArgumentError: shapes or dtypes do not fit, or std is negative.
         BackendError: the forced provider cannot serve; says why.
     """
-    return OP.provider(row_keys, backend)(row_keys, width, std, seed, stream, dtype)
+    function = OP.provider(row_keys, backend, dtype=dtype)
+    return function(row_keys, width, std, seed, stream, dtype)

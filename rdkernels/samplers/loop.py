@@ -9,12 +9,13 @@ commit counts, done flags) is read by the host per outer step, to size the next 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from rdkernels import ops
-from rdkernels.cache import SharedKVCache
 from rdkernels.models.recurrent_depth import RecurrentDepthModel, Rows
 from rdkernels.samplers.policies import DiffusionForcing, RowStatus, Sampling
 from rdkernels.samplers.prefill import initial_states, prefill_states
@@ -69,7 +70,9 @@ class WavefrontLoop:
         self.tokens = torch.zeros(batch, longest, dtype=torch.int64, device=device)
         for b, prompt in enumerate(request.prompts):
             self.tokens[b, : len(prompt)] = torch.tensor(prompt)
-        self.start = torch.tensor([len(p) - 1 for p in request.prompts], dtype=torch.int32).to(device)
+        self.start = torch.tensor([len(p) - 1 for p in request.prompts], dtype=torch.int32).to(
+            device
+        )
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
         self.committed_depth = torch.zeros(batch, longest, dtype=torch.int32, device=device)
         self.limit = torch.tensor(request.limits, dtype=torch.int32, device=device)
@@ -103,7 +106,9 @@ class WavefrontLoop:
         last = wavefront.cu_rows[1:].long() - 1
         logits = self.model.decode(state, rows, self.cache, select=last)
         front = Wavefront.from_lengths([n - 1 for n in lengths], [1] * len(lengths), state.device)
-        depth = torch.full((len(lengths),), policy.num_steps, dtype=torch.int32, device=state.device)
+        depth = torch.full(
+            (len(lengths),), policy.num_steps, dtype=torch.int32, device=state.device
+        )
         settled = torch.ones(len(lengths), dtype=torch.bool, device=state.device)
         last_rows = RowState(front, state[last], state[last], depth)
         self._advance(last_rows, self._sample(logits, front), settled)
@@ -158,7 +163,7 @@ class WavefrontLoop:
 
         def split(values: torch.Tensor) -> list[list]:
             flat = values.tolist()
-            return [flat[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+            return [flat[a:b] for a, b in pairwise(bounds)]
 
         parts = (split(values) for values in (inputs, sampled, depth, delta))
         return OuterStep(start, *parts, committed)
@@ -190,11 +195,26 @@ class WavefrontLoop:
         bounds = torch.nn.functional.pad(first, (0, 1), value=wavefront.num_rows)
         table = self.cache.core_page_tables()[sequence[first], slot[first]]
         start = wavefront.row_position[first]
-        return Rows(table, bounds.int(), start.int(), wavefront.active)
+        masks = self._launches(sequence[first], slot[first], bounds, wavefront.num_rows)
+        return Rows(table, bounds.int(), start.int(), *masks)
 
-    def _advance(
-        self, rows: RowState, sampled: torch.Tensor, settled: torch.Tensor
-    ) -> list[int]:
+    def _launches(
+        self, sequence: torch.Tensor, slot: torch.Tensor, bounds: torch.Tensor, num_rows: int
+    ) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
+        """Active rows of each launch, such that none holds two groups on one page table."""
+        seen: Counter[tuple[int, int]] = Counter()
+        launches = []
+        for key in zip(sequence.tolist(), slot.tolist(), strict=True):
+            launches.append(seen[key])
+            seen[key] += 1
+        if max(launches) == 0:
+            return None, ()
+        launch = torch.tensor(launches, device=bounds.device)
+        launch = launch.repeat_interleave(bounds.diff(), output_size=num_rows)
+        first, *later = (launch == i for i in range(max(launches) + 1))
+        return first, tuple(later)
+
+    def _advance(self, rows: RowState, sampled: torch.Tensor, settled: torch.Tensor) -> list[int]:
         """Commit, stop and extend; gathers the next rows. Returns rows committed per sequence."""
         policy, wavefront = self.policy, rows.wavefront
         start = wavefront.start.clone()

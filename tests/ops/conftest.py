@@ -27,15 +27,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     module = metafunc.module
     with_dtype = "dtype" in metafunc.fixturenames
-    # Ops on integers are looked up by the dtype of their first tensor.
-    dtypes = FLOAT_DTYPES if with_dtype else (getattr(module, "KEY_DTYPE", torch.float32),)
+    dtypes = FLOAT_DTYPES if with_dtype else FLOAT_DTYPES[:1]
     combinations, ids = [], []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for dtype in dtypes:
             for provider, reason in reasons(module.OP, device, dtype).items():
                 if reason is None:
                     names = [provider, device, *([_name(dtype)] if with_dtype else [])]
-                    combinations.append((provider, device, dtype)[: len(names)])
+                    marks = [pytest.mark.gpu] if device == "cuda" else []
+                    values = (provider, device, dtype)[: len(names)]
+                    combinations.append(pytest.param(*values, marks=marks))
                     ids.append("-".join(names))
     names = ("provider", "device", "dtype") if with_dtype else ("provider", "device")
     metafunc.parametrize(names, combinations, ids=ids)

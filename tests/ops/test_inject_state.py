@@ -232,6 +232,7 @@ def valid(device):
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
+        ("state", torch.ones(()), r".*\[\*, \*\].*, got float32\[\] on"),
         ("state", torch.ones(4), r".*\[\*, \*\].*, got float32\[4\] on"),
         ("embed", torch.ones(2, 3), r"float32\[2, 4\] on .*, got float32\[2, 3\] on"),
         ("embed", torch.ones(2, 4).half(), r"float32\[2, 4\] on .*, got float16\[2, 4\] on"),

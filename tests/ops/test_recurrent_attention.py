@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from rdkernels.errors import ArgumentError
 from rdkernels.ops import recurrent_attention
 from tests.support.attention_case import TENSORS, check_case, make_case, rotary_table
 from tests.support.checking import (
@@ -336,11 +337,19 @@ def test_heads_must_be_a_multiple_of_kv_heads(provider, device):
     assert_refused(OP, function, arguments, "qkv", qkv, message)
 
 
-def test_odd_head_dim(provider, device):
-    arguments = valid(device) | {"value_cache": torch.zeros(5, 16, 1, 3, device=device)}
-    arguments |= {"qkv": torch.zeros(3, 12, device=device), "qk_bias": None}
-    arguments["key_cache"] = arguments["value_cache"]
-    with pytest.raises(ValueError, match=rf"^{OP}: key_cache: expected an even head_dim, got 3"):
+@pytest.mark.parametrize(
+    ("kv_heads", "head_dim", "expected"),
+    [
+        (1, 3, "an even head_dim, got 3"),
+        (1, 0, "an even head_dim, got 0"),
+        (0, 4, r"at least one KV head, got float32\[5, 16, 0, 4\]"),
+    ],
+)
+def test_impossible_caches(kv_heads, head_dim, expected, provider, device):
+    cache = torch.zeros(5, 16, kv_heads, head_dim, device=device)
+    arguments = valid(device) | {"key_cache": cache, "value_cache": cache, "qk_bias": None}
+    arguments["qkv"] = torch.zeros(3, 12, device=device)
+    with pytest.raises(ArgumentError, match=rf"^{OP}: key_cache: expected {expected}"):
         recurrent_attention(**arguments, backend=provider)
 
 

@@ -131,7 +131,6 @@ def test_operator():
         ("std", -0.5, "a finite deviation >= 0, got -0.5"),
         ("std", float("inf"), "a finite deviation >= 0, got inf"),
         ("std", float("nan"), "a finite deviation >= 0, got nan"),
-        ("dtype", torch.int32, "a floating dtype, got .*int32"),
     ],
 )
 def test_bad_input(argument, value, message, provider, device):
@@ -140,6 +139,12 @@ def test_bad_input(argument, value, message, provider, device):
     value = value.to(device) if isinstance(value, torch.Tensor) else value
     function = partial(truncated_normal, backend=provider)
     assert_refused(OP, function, arguments, argument, value, message)
+
+
+def test_bad_output_dtype():
+    arguments = {"row_keys": torch.ones(2, 3, dtype=torch.int32), "width": 4, "std": 1.0, "seed": 0}
+    message = "a floating dtype, got .*int32"
+    assert_refused(OP, truncated_normal, arguments, "dtype", torch.int32, message)
 
 
 def test_bad_dtype():

@@ -1,4 +1,5 @@
-// Parameter structs from Python dictionaries. Tensors are given by address; the test keeps them alive.
+// Parameter structs from Python dictionaries. Tensors are given by address; the test keeps them
+// alive.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -25,6 +26,7 @@ class Fields {
   }
   int64_t integer(const char* name) { return get<int64_t>(name); }
   float number(const char* name) { return get<float>(name); }
+  double real(const char* name) { return get<double>(name); }
   uint64_t bits(const char* name) { return get<uint64_t>(name); }
 
   // Throws if Python gave a field that nobody asked for, which would be a typing error in the test.

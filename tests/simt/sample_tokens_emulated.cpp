@@ -19,9 +19,9 @@ py::dict run(const py::dict& values, int dtype, const py::kwargs& arguments) {
   p.key_stride = fields.integer("key_stride");
   p.seed = fields.bits("seed");
   p.top_k = fields.integer("top_k");
-  p.temperature = fields.number("temperature");
+  p.temperature = fields.real("temperature");
   p.top_p = fields.number("top_p");
-  p.log_min_p = fields.number("log_min_p");
+  p.min_p_offset = fields.number("min_p_offset");
   fields.check_all_used();
 
   const simt::Options options = simt_pybind::make_options(arguments);

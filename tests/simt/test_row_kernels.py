@@ -150,3 +150,32 @@ def test_memory_is_touched_once(kernels):
     assert report["global"]["read_sectors"] <= 2 * (2 + 2) * row_sectors + slack
     assert report["global"]["write_sectors"] <= 2 * 2 * row_sectors + slack
     assert report["bank_conflicts"] == 0
+
+
+@pytest.mark.parametrize("offset", (1, 4))
+def test_rows_that_are_not_16_byte_aligned(kernels, offset):
+    """8-byte alignment must not be taken for 16: the emulator checks every access."""
+    big = rows(0, 3, 80, dtype=torch.bfloat16)
+    x, weight, out = big[:, offset : offset + 64], rows(1, 64, dtype=torch.bfloat16), big.clone()
+    rms_norm(kernels, x, weight, out[:, offset : offset + 64])
+    check((out[:, offset : offset + 64],), eager.rms_norm, x, weight, 1e-6)
+    out[:, offset : offset + 64] = x
+    assert torch.equal(out, big), "wrote outside of its rows"
+
+
+def test_normed_is_the_norm_of_the_rounded_hidden(kernels):
+    """Bits, not tolerances: rms_norm of the stored hidden is what residual_norm returns."""
+    delta, residual = rows(0, 2, 4, 1000, dtype=torch.bfloat16).unbind()
+    post, pre = rows(1, 2, 1000, dtype=torch.bfloat16).unbind()
+    hidden, normed, again = (torch.empty_like(delta) for _ in range(3))
+    for style in STYLES:
+        weight = None if style == "llama" else post
+        residual_norm(kernels, delta, residual, weight, pre, hidden, normed, style)
+        rms_norm(kernels, hidden, pre, again)
+        assert torch.equal(again, normed), style
+
+
+def test_rms_norm_reads_its_input_once(kernels):
+    x, weight = rows(0, 2, 5280, dtype=torch.bfloat16), rows(1, 5280, dtype=torch.bfloat16)
+    report = rms_norm(kernels, x, weight, torch.empty_like(x))
+    assert report["global"]["read_sectors"] <= 2 * 2 * 5280 * 2 // 32 + 8 * report["blocks"]

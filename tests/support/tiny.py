@@ -32,7 +32,11 @@ GROUPED = replace(CONFIG, heads=4, kv_heads=2, head_dim=8, qk_bias=False, tie_em
 def random_tensors(
     config: ModelConfig, seed: int, dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
-    """Checkpoint tensors by name; norms near 1, the rest scaled so that states keep moving."""
+    """Checkpoint tensors by name: norms near 1, the rest scaled to keep variances.
+
+    The adapter's weights on the state are small, so that states settle after a few iterations, some
+    sooner than others, as they do in trained models.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in expected_shapes(config).items():
@@ -43,6 +47,8 @@ def random_tensors(
             value = 0.3 * noise
         else:
             value = noise * shape[-1] ** -0.5
+        if name.endswith("adapter.weight"):
+            value[:, : config.width] *= 0.4
         tensors[name] = value.to(dtype)
     if config.tie_embeddings:
         del tensors["lm_head.weight"]

@@ -10,19 +10,19 @@
 #include "rdkernels/api.h"
 
 struct AdvanceWavefrontParams {
-  int64_t* tokens;            // [num_sequences, max_length], written
-  int32_t* start;             // [num_sequences], written
-  uint8_t* done;              // [num_sequences] bool, written
-  int32_t* committed_depth;   // [num_sequences, max_length], written
-  const int64_t* sampled;     // [num_rows]
-  const uint8_t* settled;     // [num_rows] bool
-  const int32_t* depth;       // [num_rows]
-  const int32_t* cu_rows;     // [num_sequences + 1]
-  const int32_t* limit;       // [num_sequences]
+  int64_t* tokens;             // [num_sequences, max_length], written
+  int32_t* start;              // [num_sequences], written
+  uint8_t* done;               // [num_sequences] bool, written
+  int32_t* committed_depth;    // [num_sequences, max_length], written
+  const int64_t* sampled;      // [num_rows]
+  const uint8_t* settled;      // [num_rows] bool
+  const int32_t* depth;        // [num_rows]
+  const int32_t* cu_rows;      // [num_sequences + 1]
+  const int32_t* limit;        // [num_sequences]
   const int64_t* stop_tokens;  // [num_stop_tokens]
-  int32_t* next_cu_rows;      // [num_sequences + 1]
-  int32_t* source_row;        // [num_rows + num_sequences * headway]; -1: fresh, or past the end
-  int32_t* committed;         // [num_sequences]
+  int32_t* next_cu_rows;       // [num_sequences + 1]
+  int32_t* source_row;         // [num_rows + num_sequences * headway]; -1: fresh, or past the end
+  int32_t* committed;          // [num_sequences]
   int64_t num_rows;
   int64_t max_length;
   int64_t tokens_stride;  // elements from one sequence to the next

@@ -8,7 +8,8 @@
 
 namespace rdk {
 
-// Threads of a block of an elementwise kernel. The grid is (rows, pieces of a row that a block covers).
+// Threads of a block of an elementwise kernel. The grid is (rows, pieces of a row that a block
+// covers).
 inline constexpr int kChunkThreads = 256;
 
 template <class T, bool kAligned>
@@ -81,7 +82,8 @@ int launch_chunks(int64_t rows, int64_t width, int dtype, std::initializer_list<
     const int64_t blocks = ceil_divide(width, per_block);
     if (rows > kMaxGridX || blocks > kMaxGridY) return kRdkTooLarge;
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(blocks));
-    return for_bool(aligned, [&](auto is_aligned) -> int { return launch(element, is_aligned, grid); });
+    return for_bool(aligned,
+                    [&](auto is_aligned) -> int { return launch(element, is_aligned, grid); });
   });
 }
 

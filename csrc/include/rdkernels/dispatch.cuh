@@ -88,9 +88,12 @@ int launch_rows(int64_t rows, int64_t width, int dtype, std::initializer_list<Ro
       const auto with = [&](auto chunks) -> int {
         return launch(element, chunks, is_aligned, grid, shape.block);
       };
-      if (shape.chunks == 1) return with(std::integral_constant<int, 1>{});
-      if (shape.chunks == 2) return with(std::integral_constant<int, 2>{});
-      return with(std::integral_constant<int, 4>{});
+      if constexpr (is_aligned) {
+        if (shape.chunks == 2) return with(std::integral_constant<int, 2>{});
+        if (shape.chunks == 4) return with(std::integral_constant<int, 4>{});
+      }
+      // One chunk also for all scalar accesses: larger tiles of them would spill registers.
+      return with(std::integral_constant<int, 1>{});
     });
   });
 }

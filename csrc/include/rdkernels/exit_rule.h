@@ -13,7 +13,7 @@ enum RdkCriterion : int {
 
 namespace rdk {
 
-// Sums over the channels of a row. latent-diff needs the first two, cosine all but `change`.
+// Sums over the channels of a row. latent-diff needs the first two, cosine all.
 struct ExitSums {
   float now = 0.0f;      // now^2
   float change = 0.0f;   // (now - before)^2
@@ -28,13 +28,12 @@ RDK_HOST_DEVICE float finite_or_far(float delta) {
   return delta < -FLT_MAX ? -FLT_MAX : delta;
 }
 
-RDK_HOST_DEVICE float latent_difference(const ExitSums& sums) {
-  const float change = sqrtf(sums.change);
-  return change == 0.0f ? 0.0f : finite_or_far(change / sqrtf(sums.now));
-}
-
-RDK_HOST_DEVICE float cosine_distance(const ExitSums& sums) {
-  const float norms = sqrtf(sums.now) * sqrtf(sums.before);
+// Equal states have not moved, whatever their size and the rounding of the quotients.
+RDK_HOST_DEVICE float exit_delta(int criterion, const ExitSums& sums) {
+  const float change = sqrtf(sums.change), size = sqrtf(sums.now);
+  if (change == 0.0f) return 0.0f;
+  if (criterion == kRdkLatentDiff) return finite_or_far(change / size);
+  const float norms = size * sqrtf(sums.before);
   return norms == 0.0f ? INFINITY : finite_or_far(1.0f - sums.product / norms);
 }
 

@@ -1,7 +1,7 @@
 // The CUDA kernel of exit_update; see exit_update.h for the meaning and row_tile.cuh for how a row
 // is divided among threads.
 //
-// A row's two states are read once, two or three sums are kept per thread, and the row's first
+// A row's two states are read once, two or four sums are kept per thread, and the row's first
 // thread applies the rule. The threads of an inactive row leave before their first load.
 #pragma once
 
@@ -14,7 +14,8 @@ namespace rdk {
 // This thread's share of the sums over a row.
 template <class T, int kChunks, bool kAligned>
 RDK_DEVICE ExitSums partial_exit_sums(const ExitUpdateParams& p, const RowPlace& place) {
-  using Tile = RowTile<T, kChunks, kAligned>;
+  // Nothing is kept from one tile to the next, so the scalar path can do with small tiles.
+  using Tile = RowTile<T, kAligned ? kChunks : 1, kAligned>;
   const T* state = static_cast<const T*>(p.state) + place.row * p.state_stride;
   const T* previous = static_cast<const T*>(p.previous_state) + place.row * p.previous_stride;
   ExitSums sums;
@@ -23,12 +24,12 @@ RDK_DEVICE ExitSums partial_exit_sums(const ExitUpdateParams& p, const RowPlace&
     now.load(state, first, p.width, place);
     before.load(previous, first, p.width, place);
     sums.now += now.sum_of_squares();
-    if (p.criterion == kRdkCosine) sums.before += before.sum_of_squares();
 #pragma unroll
-    for (int i = 0; i < Tile::kCount; ++i) {
-      sums.change += square(now.values[i] - before.values[i]);
-      sums.product += now.values[i] * before.values[i];
-    }
+    for (int i = 0; i < Tile::kCount; ++i) sums.change += square(now.values[i] - before.values[i]);
+    if (p.criterion != kRdkCosine) continue;
+    sums.before += before.sum_of_squares();
+#pragma unroll
+    for (int i = 0; i < Tile::kCount; ++i) sums.product += now.values[i] * before.values[i];
   }
   return sums;
 }
@@ -38,13 +39,12 @@ template <class T, int kChunks, bool kAligned>
 RDK_DEVICE float row_delta(const ExitUpdateParams& p, const RowPlace& place) {
   ExitSums sums = partial_exit_sums<T, kChunks, kAligned>(p, place);
   sums.now = row_sum(sums.now, place);
-  if (p.criterion == kRdkLatentDiff) {
-    sums.change = row_sum(sums.change, place);
-    return latent_difference(sums);
+  sums.change = row_sum(sums.change, place);
+  if (p.criterion == kRdkCosine) {
+    sums.before = row_sum(sums.before, place);
+    sums.product = row_sum(sums.product, place);
   }
-  sums.before = row_sum(sums.before, place);
-  sums.product = row_sum(sums.product, place);
-  return cosine_distance(sums);
+  return exit_delta(p.criterion, sums);
 }
 
 template <class T, int kChunks, bool kAligned>

@@ -1,7 +1,8 @@
 // The CUDA kernel of inject_state. A thread makes one chunk of s and the same chunk of e:
 //
 //   state  [ .. c .. ] --(1-w), w*z--> adapter_input [ .. c .. | ........ ]
-//   embed  [ .. c .. ] --momentum----> adapter_input [ ........ | .. c .. ], mixed_embed [ .. c .. ]
+//   embed  [ .. c .. ] --momentum----> adapter_input [ ........ | .. c .. ], mixed_embed [ .. c ..
+//   ]
 //
 // Per element two reads (three with momentum) and three writes; noise is made in registers. Whether
 // a row is mixed is the same for all threads of a block, so the branches cost nothing.

@@ -1,8 +1,8 @@
 // inject_state: momentum on the input embedding, noise on the state, and their concatenation.
 //
 //   e = momentum * previous_embed + (1 - momentum) * embed      where depth > 0, else embed
-//   s = (1 - w) * state + w * z                                 where w = noise_weight > 0, else state
-//   adapter_input = s | e       mixed_embed = e
+//   s = (1 - w) * state + w * z                                 where w = noise_weight > 0, else
+//   state adapter_input = s | e       mixed_embed = e
 //
 // z is truncated normal of deviation noise_std, keyed by (seed, row_keys). Arithmetic in fp32,
 // rounded once; where nothing is mixed, bits are copied, and previous_embed is not read.

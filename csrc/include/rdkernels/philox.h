@@ -114,14 +114,14 @@ RDK_HOST_DEVICE float log_positive(float x) {
 
 // A normal draw of deviation 1 truncated at 3, within about 4 ulp.
 //
-// With v = 2u - 1 and x = v * erf(3 / sqrt(2)) the draw is v * Q(-log(1 - x^2)): Q is smooth, so one
-// polynomial serves the whole range, fitted to 1e-8. Near the ends 1 - x^2 cancels; 1 - |x| is
+// With v = 2u - 1 and x = v * erf(3 / sqrt(2)) the draw is v * Q(-log(1 - x^2)): Q is smooth, so
+// one polynomial serves the whole range, fitted to 1e-8. Near the ends 1 - x^2 cancels; 1 - |x| is
 // therefore built from the exact 1 - |v|.
 RDK_HOST_DEVICE float truncated_normal(uint32_t bits) {
   constexpr float kOneMinusReach = 0.002699796063260189f;  // 1 - erf(3 / sqrt(2))
   const float v = symmetric_uniform(bits);
   const float size = bit_cast<float>(bit_cast<uint32_t>(v) & 0x7FFFFFFFu);
-  const float rest = (1.0f - size) + size * kOneMinusReach;        // 1 - |x|
+  const float rest = (1.0f - size) + size * kOneMinusReach;              // 1 - |x|
   const float w = -detail::log_positive(rest * (2.0f - rest)) - 2.625f;  // about its centre
   float q = -1.1561522e-08f;
   q = q * w + 2.0674403e-08f;
@@ -136,7 +136,8 @@ RDK_HOST_DEVICE float truncated_normal(uint32_t bits) {
   return v * q;
 }
 
-// -log(-log(u)) in fp64, as the specification has it: sampled tokens are compared at this precision.
+// -log(-log(u)) in fp64, as the specification has it: sampled tokens are compared at this
+// precision.
 RDK_HOST_DEVICE double gumbel(uint32_t bits) {
   const double u = static_cast<double>(bits >> 8) * 0x1p-24 + 0x1p-25;
   return -log(-log(u));
@@ -146,7 +147,7 @@ RDK_HOST_DEVICE double gumbel(uint32_t bits) {
 inline constexpr float kGumbelError = 4e-6f;
 RDK_HOST_DEVICE float approximate_gumbel(uint32_t bits) {
   const int32_t odd = static_cast<int32_t>(bits >> 8) * 2 + 1;
-  const float u = static_cast<float>(odd) * 0x1p-25f;               // exact below 1/2
+  const float u = static_cast<float>(odd) * 0x1p-25f;                 // exact below 1/2
   const float rest = static_cast<float>((1 << 25) - odd) * 0x1p-25f;  // 1 - u, exact above 1/2
   const float log_u = rest < 1.0f / 3.0f ? detail::log1p_small(-rest) : detail::log_positive(u);
   return -detail::log_positive(-log_u);

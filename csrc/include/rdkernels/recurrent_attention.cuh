@@ -15,8 +15,8 @@
 //                                          active, else           attend  tile j: ldmatrix, mma
 //                                          from the cache
 //
-// The launch does five things that are usually five: it splits qkv, adds the bias, rotates, writes
-// K/V to the cache and attends. What makes that safe in one launch is where K and V are read from.
+// The launch does what usually takes five: it splits qkv, adds the bias, rotates, writes K/V to the
+// cache and attends. What makes that safe in one launch is where K and V are read from.
 // Those of the launch's own active rows are read from qkv, by every block that needs them, and
 // rotated again; everything else (positions before `start`, and inactive rows, which keep the K/V
 // of an earlier iteration) is read from the cache. The cells that the launch writes are thus the

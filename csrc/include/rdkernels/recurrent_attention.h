@@ -57,14 +57,14 @@ struct RecurrentAttentionPlan {
   size_t workspace_bytes;  // fp32 partial outputs and log-sum-exps of the splits
 };
 
-// 132 streaming multiprocessors (H100 SXM, H200): the device that a batch of one should fill. It is
-// a constant, and not asked of the device, so that the plan, the workspace and with them the bits
-// of the result depend on shapes alone. On devices with 108 (A100) to 148 (B200) the same number of
-// splits is at most one step away from the best.
+// 132 streaming multiprocessors (H100 SXM, H200): the device that a batch of one should fill. A
+// constant, and not asked of the device, so that the plan, the workspace and with them the bits of
+// the result depend on shapes alone.
 inline constexpr int kNumSms = 132;
 
-// Blocks that run on one of them at the same time. The kernels' shared memory lets in 2 to 4 for
-// every head dim; 2 keep the memory system busy (each has 25 to 66 KB of K/V in flight).
+// Blocks that run on one of them at the same time. Registers and shared memory let in at least 2 of
+// every kernel (d = 128) and mostly 3 or more; with 2, each with one or two K/V tiles on their way,
+// 48 to 128 KB per SM are in flight at d = 96 and 128, more than latency times bandwidth asks for.
 inline constexpr int kBlocksPerSm = 2;
 
 // One split per lane of the warp that merges them.

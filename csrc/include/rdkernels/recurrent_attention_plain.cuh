@@ -116,12 +116,12 @@ RDK_DEVICE void load_plain_tile(const PlainTiles& tiles, const RecurrentAttentio
   }
 }
 
-RDK_DEVICE float warp_max(float x) {
+RDK_DEVICE float max_of_lanes(float x) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
   return x;
 }
-RDK_DEVICE float warp_sum(float x) {
+RDK_DEVICE float sum_of_lanes(float x) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
   return x;
@@ -150,11 +150,11 @@ RDK_DEVICE void attend_plain(PlainAccumulator& acc, const PlainTiles& tiles,
   score = begin + lane > line_position ? -INFINITY : score * p.scale;
 
   // The first position of the tile is visible, so the maximum is finite, or the scores are not.
-  const float maximum = fmaxf(acc.maximum, warp_max(score));
+  const float maximum = fmaxf(acc.maximum, max_of_lanes(score));
   const float correction = expf(acc.maximum - maximum);
   const float weight = expf(score - maximum);
   acc.maximum = maximum;
-  acc.sum = acc.sum * correction + warp_sum(weight);
+  acc.sum = acc.sum * correction + sum_of_lanes(weight);
 #pragma unroll
   for (int c = 0; c < kPlainColumns; ++c) acc.out[c] *= correction;
   for (int i = 0; i < kPlainPositions; ++i) {

@@ -7,10 +7,10 @@
 //   aligned  | chunk 0 of t0, t1, ... | chunk 1 of t0, ... |     16-byte accesses
 //   scalar   | element 0 of t0, t1, ... | element 1 of ... |     one element each, also coalesced
 //
-// Rows that fit one tile (bf16: 16384 wide) are read from memory once; wider ones are read again
-// for each pass. A thread meets the same elements in every pass, so outputs may be inputs. The
-// division of a row depends on its width and alignment alone, not on how many rows there are: a
-// row's result does not depend on its batch.
+// Rows that fit one tile (bf16: 16384 wide, 4096 if not aligned) are read from memory once; wider
+// ones are read again for each pass. A thread meets the same elements in every pass, so outputs may
+// be inputs. The division of a row depends on its width and alignment alone, not on how many rows
+// there are: a row's result does not depend on its batch.
 #pragma once
 
 #include <cstdint>
@@ -87,10 +87,12 @@ struct RowTile {
           values[chunk * kPerChunk + i] = to_float(loaded.elements[i]);
         }
       } else {
+        const T* const from = row + first + place.thread;
+        const int count = scalar_count(first, width, place);
 #pragma unroll
-        for (int i = 0; i < kPerChunk; ++i) {
-          const int64_t index = first + element_offset(chunk * kPerChunk + i, place);
-          values[chunk * kPerChunk + i] = index < width ? to_float(load_global(row + index)) : 0.0f;
+        for (int i = chunk * kPerChunk; i < (chunk + 1) * kPerChunk; ++i) {
+          const int offset = i * place.threads;
+          values[i] = offset < count ? to_float(load_global(from + offset)) : 0.0f;
         }
       }
     }
@@ -109,11 +111,12 @@ struct RowTile {
         }
         if (index < width) store_global_16(row + index, bit_cast<uint4>(rounded_chunk));
       } else {
+        T* const to = row + first + place.thread;
+        const int count = scalar_count(first, width, place);
 #pragma unroll
-        for (int i = 0; i < kPerChunk; ++i) {
-          const int64_t index = first + element_offset(chunk * kPerChunk + i, place);
-          if (index < width)
-            store_global(row + index, from_float<T>(values[chunk * kPerChunk + i]));
+        for (int i = chunk * kPerChunk; i < (chunk + 1) * kPerChunk; ++i) {
+          const int offset = i * place.threads;
+          if (offset < count) store_global(to + offset, from_float<T>(values[i]));
         }
       }
     }
@@ -143,8 +146,11 @@ struct RowTile {
   static RDK_DEVICE int64_t chunk_offset(int chunk, const RowPlace& place) {
     return (int64_t{chunk} * place.threads + place.thread) * kPerChunk;
   }
-  static RDK_DEVICE int64_t element_offset(int element, const RowPlace& place) {
-    return int64_t{element} * place.threads + place.thread;
+  // Elements from this thread's first one to the end of the row or, if that comes first, the tile.
+  // In 32 bits: 64-bit indices of all elements of a tile would not fit the registers.
+  static RDK_DEVICE int scalar_count(int64_t first, int64_t width, const RowPlace& place) {
+    const int64_t left = width - first, tile = span(place);
+    return static_cast<int>(left < tile ? left : tile) - place.thread;
   }
 };
 

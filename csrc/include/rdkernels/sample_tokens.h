@@ -1,9 +1,9 @@
 // sample_tokens: one token per row of logits.
 //
-// temperature 0: the largest logit. Otherwise argmax(scaled + Gumbel noise) over the tokens kept by
-// top-k, then top-p, then min-p, with scaled = min(logit / temperature, 1e30). The lowest id wins
-// among equals; equal logits are kept or dropped together; NaN counts as -infinity; a row without
-// any logit above -infinity gives token 0.
+// temperature 0: the largest logit. Otherwise argmax(logit + temperature * Gumbel noise) over the
+// tokens kept by top-k, then top-p, then min-p. The lowest id wins among equals; equal logits are
+// kept or dropped together; NaN counts as -infinity; a row without any logit above -infinity gives
+// token 0.
 #pragma once
 
 #include "rdkernels/api.h"
@@ -18,9 +18,10 @@ struct SampleTokensParams {
   int64_t key_stride;
   uint64_t seed;
   int64_t top_k;  // 0: no limit
-  float temperature;
-  float top_p;      // 1: no limit
-  float log_min_p;  // -infinity: no limit
+  double temperature;
+  float top_p;         // 1: no limit
+  float min_p_offset;  // temperature * log(min_p): logits this far from the largest are dropped;
+                       // -infinity: no limit
 };
 
 extern "C" int rdk_sample_tokens_cpu(const SampleTokensParams* params, int dtype,

@@ -7,7 +7,8 @@
 //   position   start        start+1      start+2      ...      end = start + rows
 //   row        0            1            2                     (first fresh row)
 //   consumed   committed    draft        draft
-//   predicts   start+1      start+2      start+3               token that the fresh row will consume
+//   predicts   start+1      start+2      start+3               token that the fresh row will
+//   consume
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,1 @@
+"""The sections of ``python -m bench.gpu_check``, a module each."""

@@ -1,0 +1,180 @@
+"""What every section of ``bench.gpu_check`` is given: a device, sizes, and a clock."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from rdkernels.models.config import ModelConfig
+
+HUGINN = ModelConfig(
+    width=5280,
+    heads=55,
+    kv_heads=55,
+    head_dim=96,
+    mlp_width=17920,
+    prelude_layers=2,
+    core_layers=4,
+    coda_layers=2,
+    context=4096,
+    vocabulary=65536,
+)
+# The same structure, small enough for any CPU; the head dim is one of the tensor-core kernel's.
+TINY = replace(
+    HUGINN, width=64, heads=2, kv_heads=2, head_dim=32, mlp_width=96, context=256, vocabulary=128
+)
+
+# A dry run has no times: what a CPU needs for it says nothing about a GPU.
+NO_TIMES = {"median_us": None, "p20_us": None, "p80_us": None}
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of gpu_check: the real one on a CUDA device, a dry one on the CPU with tiny sizes.
+
+    Attributes:
+        dry_run: same control flow, tiny shapes, every time null.
+        config: the model's sizes.
+        context: positions in the cache before the rows in flight.
+        rows: wavefront lengths of a single sequence.
+        batches: sequences of ``batch_rows`` rows each.
+        repeats: timed calls.
+    """
+
+    dry_run: bool
+    device: torch.device
+    dtype: torch.dtype
+    config: ModelConfig
+    context: int
+    rows: tuple[int, ...]
+    batches: tuple[int, ...]
+    batch_rows: int
+    repeats: int
+
+    @staticmethod
+    def on_gpu() -> Session:
+        return Session(
+            dry_run=False,
+            device=torch.device("cuda"),
+            dtype=torch.bfloat16,
+            config=HUGINN,
+            context=1024,
+            rows=(1, 2, 4, 8, 16, 32, 64, 128),
+            batches=(1, 2, 4, 8, 16, 32),
+            batch_rows=8,
+            repeats=50,
+        )
+
+    @staticmethod
+    def dry() -> Session:
+        return Session(
+            dry_run=True,
+            device=torch.device("cpu"),
+            dtype=torch.bfloat16,
+            config=TINY,
+            context=70,
+            rows=(1, 3),
+            batches=(1, 2),
+            batch_rows=2,
+            repeats=1,
+        )
+
+    @property
+    def wavefronts(self) -> list[tuple[int, int]]:
+        """(sequences, rows of each): one sequence of every length, then every batch."""
+        single = [(1, n) for n in self.rows]
+        return single + [(b, self.batch_rows) for b in self.batches if b > 1]
+
+    def random(self, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> torch.Tensor:
+        """Normal values, made on the device."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        kind = self.dtype if dtype is None else dtype
+        return torch.randn(shape, generator=generator, device=self.device, dtype=kind)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def _spoiler(self) -> torch.Tensor:
+        """Four times the L2 cache: writing it leaves nothing of earlier launches in there."""
+        cache = torch.cuda.get_device_properties(self.device).L2_cache_size
+        return torch.empty(4 * cache, dtype=torch.uint8, device=self.device)
+
+    def time_cold(
+        self, call: Callable[[], object], prepare: Callable[[], object] = lambda: None
+    ) -> dict[str, float | None]:
+        """Device time of ``call`` with a cold L2 cache: median and 20th and 80th percentile, in us.
+
+        Before every call ``prepare`` runs and the L2 cache is overwritten. That takes longer than
+        launching a few kernels does, so the host runs ahead and launch latency is not part of the
+        time.
+        """
+        for _ in range(3 if not self.dry_run else 1):
+            prepare()
+            call()
+        if self.dry_run:
+            return dict(NO_TIMES)
+        pairs = []
+        for _ in range(self.repeats):
+            prepare()
+            self._spoiler.zero_()
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            call()
+            after.record()
+            pairs.append((before, after))
+        self.synchronize()
+        return _percentiles([before.elapsed_time(after) * 1e3 for before, after in pairs])
+
+    def time_wall(self, call: Callable[[], object]) -> dict[str, float | None]:
+        """Wall time of ``call`` in us, host work and waiting included; caches stay as they are."""
+        call()
+        if self.dry_run:
+            return dict(NO_TIMES)
+        times = []
+        for _ in range(self.repeats):
+            self.synchronize()
+            began = time.perf_counter()
+            call()
+            self.synchronize()
+            times.append((time.perf_counter() - began) * 1e6)
+        return _percentiles(times)
+
+    def copy_bandwidth(self) -> float | None:
+        """GB/s (read plus written) of a large device copy: what the percentages are of."""
+        size = 1 << 12 if self.dry_run else 1 << 30
+        source = torch.zeros(size, dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        times = self.time_cold(lambda: target.copy_(source))
+        return gb_per_second(2 * size, times)
+
+
+def _percentiles(times: list[float]) -> dict[str, float | None]:
+    cuts = statistics.quantiles(times, n=10, method="inclusive")
+    median = statistics.median(times)
+    return {"median_us": round(median, 2), "p20_us": round(cuts[1], 2), "p80_us": round(cuts[7], 2)}
+
+
+def gb_per_second(moved: int, times: dict[str, float | None]) -> float | None:
+    """``moved`` bytes in the median time."""
+    median = times["median_us"]
+    return None if median is None else round(moved / median / 1e3, 1)
+
+
+def rates(
+    moved: int, times: dict[str, float | None], copy_bandwidth: float | None
+) -> dict[str, float | int | None]:
+    """Bytes that must move, GB/s at the median, and percent of the measured copy bandwidth."""
+    rate = gb_per_second(moved, times)
+    share = round(100 * rate / copy_bandwidth, 1) if rate and copy_bandwidth else None
+    return {"bytes": moved, "gb_per_s": rate, "percent_of_copy": share}

@@ -1,0 +1,224 @@
+"""The CUDA kernel of ``advance_wavefront`` in the emulator, against the eager op."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from rdkernels.backends import eager
+
+from .build import run_sanitized
+from .schedules import adversarial
+from .tensors import address, assert_same_everywhere, load_kernels
+
+OP = "advance_wavefront"
+UNWRITTEN = -7
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return load_kernels(OP)
+
+
+def int32(values):
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def random_state(rng, batch, max_rows, *, agree=0.8, settle=0.8, tokens=4):
+    """Arguments of one call: ``batch`` sequences of up to ``max_rows`` rows, some without any.
+
+    ``agree``: how likely a row has consumed what is predicted for it; ``settle``: is settled.
+    """
+    lengths = [rng.choice([0, 1, rng.randint(0, max_rows)]) for _ in range(batch)]
+    starts = [rng.randint(0, 5) for _ in range(batch)]
+    # A row's sample must have a place: the last row sits at limit - 2 at most.
+    limits = [s + n + 1 + rng.choice([0, 0, 1, 2, 9]) for s, n in zip(starts, lengths, strict=True)]
+    width = max(limits, default=1) + rng.randint(0, 2)
+    padding = rng.randint(0, 3)
+    num_rows = sum(lengths) + padding
+    # Columns of a larger table: rows are not next to each other.
+    table = torch.randint(0, tokens, (batch, width + 3), generator=_generator(rng))
+    sampled = torch.randint(0, tokens, (num_rows,), generator=_generator(rng))
+    first = 0
+    for b, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        for j in range(1, length):
+            if rng.random() < agree:
+                table[b, start + j] = sampled[first + j - 1]
+        first += length
+    cu_rows = int32([0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()])
+    return {
+        "tokens": table[:, :width],
+        "start": int32(starts),
+        "done": torch.tensor([rng.random() < 0.2 for _ in range(batch)], dtype=torch.bool),
+        "committed_depth": torch.full((batch, width + 1), UNWRITTEN, dtype=torch.int32)[:, :width],
+        "sampled": sampled,
+        "settled": torch.rand(num_rows, generator=_generator(rng)) < settle,
+        "depth": torch.randint(1, 99, (num_rows,), generator=_generator(rng), dtype=torch.int32),
+        "cu_rows": cu_rows,
+        "limit": int32(limits),
+        "stop_tokens": torch.tensor(rng.choice([[], [], [0], [9, 1, 2**40]]), dtype=torch.int64),
+        "headway": rng.choice([1, 1, 2, 5]),
+        "max_wavefront": rng.choice([1, 2, 7, 128]),
+    }
+
+
+def _generator(rng):
+    return torch.Generator().manual_seed(rng.randrange(2**31))
+
+
+def fresh(state):
+    """A copy with the strides of the original."""
+
+    def copy(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        whole = value if value._base is None else value._base
+        return whole.clone().as_strided(value.shape, value.stride(), value.storage_offset())
+
+    return {name: copy(value) for name, value in state.items()}
+
+
+WRITTEN = ("tokens", "start", "done", "committed_depth")
+
+
+def run(kernels, state, **options):
+    """Everything the op writes or returns, from one emulated launch on a copy of ``state``."""
+    state = fresh(state)
+    batch, num_rows = state["start"].numel(), state["sampled"].numel()
+    outputs = {
+        "next_cu_rows": torch.full((batch + 1,), -99, dtype=torch.int32),
+        "source_row": torch.full((num_rows + batch * state["headway"],), -99, dtype=torch.int32),
+        "committed": torch.full((batch,), -99, dtype=torch.int32),
+    }
+    tensors = {k: v for k, v in (state | outputs).items() if isinstance(v, torch.Tensor)}
+    fields = {name: address(tensor) for name, tensor in tensors.items()} | {
+        "num_rows": num_rows,
+        "max_length": state["tokens"].size(1),
+        "tokens_stride": state["tokens"].stride(0),
+        "committed_depth_stride": state["committed_depth"].stride(0),
+        "num_stop_tokens": state["stop_tokens"].numel(),
+        "headway": state["headway"],
+        "max_wavefront": state["max_wavefront"],
+        "num_sequences": batch,
+    }
+    kernels.run(fields, **options)
+    tables = [state[name] if state[name]._base is None else state[name]._base for name in WRITTEN]
+    return (*tables, *outputs.values())
+
+
+def specification(state):
+    state = fresh(state)
+    outputs = eager.advance_wavefront(**state)
+    tables = [state[name] if state[name]._base is None else state[name]._base for name in WRITTEN]
+    return (*tables, *outputs)
+
+
+def check(kernels, state):
+    names = (*WRITTEN, "next_cu_rows", "source_row", "committed")
+    for name, got, want in zip(names, run(kernels, state), specification(state), strict=True):
+        assert torch.equal(got, want), f"{name}\n{got}\n{want}\n{state}"
+
+
+def sweep(kernels, seed, count):
+    rng = random.Random(seed)
+    for _ in range(count):
+        batch = rng.choice([1, 2, 3, 5, 40])
+        max_rows = rng.choice([1, 3, 12, 70, 140])
+        chances = {"agree": rng.choice([0.3, 0.9, 1.0]), "settle": rng.choice([0.3, 0.9, 1.0])}
+        check(kernels, random_state(rng, batch, max_rows, tokens=rng.choice([2, 30]), **chances))
+
+
+def test_random_states(kernels, seed):
+    sweep(kernels, seed, 120)
+
+
+@pytest.mark.slow
+def test_many_random_states(kernels, seed):
+    sweep(kernels, seed, 2000)
+
+
+def test_no_sequences(kernels):
+    check(kernels, random_state(random.Random(1), 0, 3))
+
+
+def one_sequence(rows, limit, **changes):
+    """Rows that all can commit, from position 3 on."""
+    state = {
+        "tokens": torch.full((1, limit), 5),
+        "start": int32([3]),
+        "done": torch.tensor([False]),
+        "committed_depth": torch.full((1, limit), UNWRITTEN, dtype=torch.int32),
+        "sampled": torch.full((rows,), 5),
+        "settled": torch.ones(rows, dtype=torch.bool),
+        "depth": torch.arange(rows, dtype=torch.int32) + 1,
+        "cu_rows": int32([0, rows]),
+        "limit": int32([limit]),
+        "stop_tokens": torch.tensor([], dtype=torch.int64),
+        "headway": 1,
+        "max_wavefront": 128,
+    }
+    return state | changes
+
+
+# The warp looks at 32 rows at a time: everything that can end a prefix, on both sides of that.
+EDGES = [0, 1, 30, 31, 32, 33, 63, 64]
+
+
+@pytest.mark.parametrize(
+    ("rows", "at"), [(rows, at) for rows in (1, 31, 32, 33, 64, 65) for at in EDGES if at < rows]
+)
+def test_ends_of_the_prefix(kernels, rows, at):
+    for limit in (3 + rows + 1, 3 + rows + 2, 3 + rows + 30):
+        state = one_sequence(rows, limit)
+        check(kernels, state)
+        unsettled = fresh(state)
+        unsettled["settled"][at] = False
+        check(kernels, unsettled)
+        stale = fresh(state)
+        stale["tokens"][0, 3 + at] = 6
+        check(kernels, stale)
+        stopped = fresh(state) | {"stop_tokens": torch.tensor([1, 7])}
+        stopped["sampled"][at] = 7
+        check(kernels, stopped)
+        if at + 1 < rows:
+            stopped["tokens"][0, 3 + at + 1] = 7
+            check(kernels, stopped)
+
+
+@pytest.mark.parametrize("headway", [1, 3, 40])
+@pytest.mark.parametrize("max_wavefront", [1, 4, 50])
+def test_extension(kernels, headway, max_wavefront):
+    for limit in (8, 9, 10, 60):
+        state = one_sequence(4, limit, headway=headway, max_wavefront=max_wavefront)
+        state["settled"][2] = False
+        check(kernels, state)
+
+
+def test_a_limit_past_the_table_does_not_write_past_it(kernels):
+    """Outside the contract, but memory stays whole."""
+    state = one_sequence(4, 12, headway=9)
+    table = torch.full((1, 20), 5)
+    state |= {"tokens": table[:, :6], "limit": int32([10**9])}
+    tokens = run(kernels, state)[0]
+    assert (tokens[0, 6:] == 5).all()
+
+
+def test_every_schedule(kernels):
+    rng, results = random.Random(11), {}
+    state = random_state(rng, 45, 70, agree=0.95, settle=0.95)
+    for name, options in adversarial(seed=12).items():
+        results[name] = run(kernels, state, **options)
+    assert_same_everywhere(results)
+
+
+def test_sanitizers():
+    script = f"""
+import random
+import {OP}_emulated as kernels
+from tests.simt.test_{OP} import sweep
+sweep(kernels, 13, 8)
+"""
+    done = run_sanitized(f"tests/simt/{OP}_emulated.cpp", script)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,247 @@
+"""``python -m bench.gpu_check`` where there is no GPU: it says so, and it will work on the day."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+
+from bench import gpu_check
+from bench.gpu import checks, correctness, graphs, op_cases
+from bench.gpu.op_cases import OpCase, attention, small_cases, timed_cases
+from bench.gpu.session import HUGINN, Session, gb_per_second, rates
+from rdkernels.environment import report as environment
+from rdkernels.ops import OPS
+from tests.support.checking import assert_same_bits
+from tools.native_build import ROOT
+
+no_gpu = pytest.mark.skipif(environment().gpu_reason is None, reason="there is a GPU")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "bench.gpu_check", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+# ---- the command ----
+
+
+@no_gpu
+@pytest.mark.parametrize("arguments", [[], ["--json"]], ids=str)
+def test_without_a_gpu_it_says_so_and_no_number(arguments, capsys):
+    assert gpu_check.main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("gpu_check: no GPU: ")
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory) -> dict:
+    """The whole dry run, in a process of its own; its JSON."""
+    file = tmp_path_factory.mktemp("gpu_check") / "report.json"
+    done = run("--dry-run", "--json", "--out", str(file))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert json.loads(done.stdout) == json.loads(file.read_text())
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_dry_run_has_every_documented_section(dry_run):
+    documented = re.findall(r"^``(\w+)``", gpu_check.__doc__, re.MULTILINE)
+    assert sorted(documented) == sorted(dry_run)
+    assert dry_run["schema"] == gpu_check.SCHEMA and dry_run["dry_run"] is True
+    assert dry_run["failures"] == []
+    for section in ("sanitizers", "graphs", "ops", "core_iteration", "outer_step"):
+        described = re.search(rf"``{section}`` +\[(.*?)\]", gpu_check.__doc__, re.DOTALL)
+        assert dry_run[section], section
+        if described and section in ("sanitizers", "graphs", "ops"):
+            assert sorted(re.findall(r"\w+", described.group(1))) == sorted(dry_run[section][0])
+
+
+@pytest.mark.slow
+def test_dry_run_runs_every_op_and_reports_no_time(dry_run):
+    assert {record["op"] for record in dry_run["graphs"]} == set(OPS)
+    assert {record["op"] for record in dry_run["ops"] if record["correct"]} == set(OPS)
+    assert all(record["ok"] for record in dry_run["graphs"])
+    numbers = ("median_us", "p20_us", "p80_us", "gb_per_s", "percent_of_copy")
+    for section in ("ops", "core_iteration", "outer_step"):
+        for record in dry_run[section]:
+            assert all(record.get(name) is None for name in numbers), record
+    assert dry_run["copy_gb_per_s"] is None
+    for section in ("core_iteration", "outer_step"):
+        best = [record for record in dry_run[section] if record["provider"] == "best"]
+        assert {record["graph"] for record in best} == ({True, False} - {section == "outer_step"})
+        assert all(record["reason"] is None for record in best), best
+    assert dry_run["tests"]["ok"] and dry_run["tests"]["counts"]
+    assert dry_run["sanitizers"][0]["ok"]
+
+
+def test_a_section_that_breaks_does_not_stop_the_others(monkeypatch):
+    def broken(session):
+        raise ValueError("a bad day")
+
+    saved: list[dict] = []
+    monkeypatch.setattr(graphs, "run", broken)
+    monkeypatch.setattr(checks, "sanitizers", lambda session: [])
+    report = gpu_check.check(
+        Session.dry(), ("graphs", "sanitizers"), lambda r: saved.append(dict(r))
+    )
+    assert len(saved) == 3 and "sanitizers" in report and "graphs" not in report
+    assert len(report["failures"]) == 1 and "a bad day" in report["failures"][0]
+
+
+def test_failures_are_named_and_shown():
+    times = {"median_us": None, "p20_us": None, "p80_us": None}
+    report = {
+        "environment": {"gpu": {"name": "A GPU"}},
+        "copy_gb_per_s": 3000.0,
+        "tests": {"ok": False, "counts": {"failed": 2, "passed": 5}},
+        "sanitizers": [
+            {"tool": "racecheck", "ok": False, "reason": None, "output": "hazard"},
+            {"tool": "memcheck", "ok": None, "reason": "absent", "output": ""},
+        ],
+        "graphs": [{"op": "swiglu", "case": "c", "ok": False, "reason": "differs"}],
+        "ops": [
+            {"op": "swiglu", "case": "c", "provider": "native", "correct": False, "reason": "NaN"}
+        ],
+        "core_iteration": [{"provider": "triton", "reason": "absent", **times}],
+    }
+    report["failures"] = list(gpu_check.failures(report))
+    assert len(report["failures"]) == 4
+    shown = "\n".join(gpu_check.summary(report))
+    for words in ("A GPU", "2 failed, 5 passed", "FAILED graphs: swiglu (c): differs", "absent"):
+        assert words in shown
+    assert "swiglu (c), native" not in shown  # a wrong result has no line among the measured
+
+
+# ---- cases ----
+
+
+def test_every_op_has_small_and_timed_cases():
+    session = Session.dry()
+    assert {case.op for case in small_cases(session)} == set(OPS)
+    assert {case.op for case in timed_cases(session)} == set(OPS)
+    labels = Counter((case.op, case.label) for case in timed_cases(session))
+    assert max(labels.values()) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_cases_are_valid_and_correct(dtype):
+    session = dataclasses.replace(Session.dry(), dtype=dtype)
+    for case in small_cases(session):
+        for provider, reason in case.providers(session.device).items():
+            if reason is None:
+                assert correctness.wrong(case, provider) is None, (case.op, provider)
+        assert graphs.check(case, session) is None, case.op
+
+
+def test_restore_undoes_what_calls_accumulate():
+    for case in small_cases(Session.dry()):
+        used = case.copies()
+        first = correctness.as_tuple(OPS[case.op].eager(*used))
+        case.restore(used)
+        second = correctness.as_tuple(OPS[case.op].eager(*used))
+        for a, b in zip(first, second, strict=True):
+            assert_same_bits(a, b)
+
+
+def test_attention_traffic_at_huginn_sizes():
+    """Against the tensors themselves: q, k, v in, out out, each cached cell once, each new once."""
+    session = dataclasses.replace(Session.dry(), config=HUGINN, context=100)
+    case = attention(session, batch=2, rows=3)
+    row = 55 * 96 * 2  # bytes of all heads of one row
+    assert case.moved == 6 * 3 * row + 6 * row + 2 * 100 * 2 * row + 6 * 2 * row
+    reach = 2 * (101 + 102 + 103)
+    assert case.flops == 2 * 2 * 55 * 96 * reach
+
+
+def wrong_swiglu(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(x[:, : x.size(1) // 2])
+
+
+def test_a_wrong_provider_is_not_timed(monkeypatch):
+    case = next(c for c in small_cases(Session.dry()) if c.op == "swiglu")
+    monkeypatch.setattr(correctness, "serve", lambda case, provider: wrong_swiglu)
+    assert "max error" in correctness.wrong(case, "native")
+
+
+def test_a_launch_that_a_graph_does_not_repeat_is_found(monkeypatch):
+    session = Session.dry()
+    case: OpCase = next(c for c in small_cases(session) if c.op == "exit_update")
+    assert graphs.check(case, session) is None
+    monkeypatch.setattr(graphs, "capture", lambda call, session: lambda: None)
+    assert "differs between launch and replay" in graphs.check(case, session)
+
+
+# ---- times, with a clock that ticks on the CPU ----
+
+
+class FakeEvent:
+    """Stands for torch.cuda.Event; every call between two of them takes 10 us longer."""
+
+    calls = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        FakeEvent.calls += 1
+        self.tick = FakeEvent.calls
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return later.tick * 0.005  # ms
+
+
+@pytest.fixture
+def timed_session(monkeypatch) -> Session:
+    """The session of a GPU, on the CPU: only the events and the L2 cache are imitations."""
+    FakeEvent.calls = 0
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    session = dataclasses.replace(Session.dry(), dry_run=False, repeats=9, rows=(2,))
+    session.__dict__["_spoiler"] = torch.ones(8)
+    return session
+
+
+def test_cold_times(timed_session):
+    calls = []
+    times = timed_session.time_cold(lambda: calls.append(timed_session._spoiler.sum().item()))
+    assert len(calls) == 3 + 9 and not timed_session._spoiler.any()
+    # Calls end at ticks 2, 4, ... 18, which is 10, 20, ... 90 us.
+    assert times == {"median_us": 50.0, "p20_us": 26.0, "p80_us": 74.0}
+
+
+def test_wall_times(timed_session):
+    times = timed_session.time_wall(lambda: None)
+    assert 0 <= times["p20_us"] <= times["median_us"] <= times["p80_us"]
+
+
+def test_rates():
+    times = {"median_us": 2.0, "p20_us": 1.0, "p80_us": 3.0}
+    assert gb_per_second(6_000_000, times) == 3000.0
+    measured = rates(6_000_000, times, copy_bandwidth=4000.0)
+    assert measured == {"bytes": 6_000_000, "gb_per_s": 3000.0, "percent_of_copy": 75.0}
+    nothing = rates(6, {"median_us": None, "p20_us": None, "p80_us": None}, None)
+    assert nothing == {"bytes": 6, "gb_per_s": None, "percent_of_copy": None}
+
+
+def test_timed_sections_with_the_fake_clock(timed_session):
+    """Every record of the microbenchmarks has a time, a rate and a line in the summary."""
+    from bench.gpu import op_bench
+
+    records = op_bench.run(timed_session, copy_bandwidth=1.0)
+    measured = [record for record in records if record["correct"]]
+    assert {record["op"] for record in measured} == set(OPS)
+    assert all(record["median_us"] > 0 and record["percent_of_copy"] > 0 for record in measured)
+    assert all("GB/s" in gpu_check._line(record["op"], record) for record in measured)
+
+
+def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):
+    session = Session.on_gpu()
+    assert session.config == HUGINN and not session.dry_run
+    assert (1, 128) in session.wavefronts and (32, 8) in session.wavefronts
+    assert set(op_cases.TIMED_ROWS) <= set(session.rows)
