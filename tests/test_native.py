@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 WIDTHS = (1, 7, 64, 5280, 35840)
 EPS = 1e-6
+CAPABILITIES = ("baseline", "avx2", "avx512", "avx512_bf16")  # each includes those before it
 MISSING = native.load_error()
 needs_native = pytest.mark.skipif(MISSING is not None, reason=f"rdkernels._C: {MISSING}")
 DEVICES = [
@@ -244,7 +245,7 @@ def test_provider_choice(monkeypatch):
 def test_build_info_and_reasons():
     info = native.build_info()
     assert info["version"] == __version__, "rebuild: pip install --no-build-isolation -e ."
-    assert info["cpu_capability"] in ("baseline", "avx2", "avx512")
+    assert info["cpu_capability"] in CAPABILITIES
     assert info["compiler"] and info["torch"]
     assert (info["cuda_toolkit"] is None) == (not info["cuda_archs"])
     assert native.reason("rms_norm", "cpu", torch.float16) is None
@@ -284,7 +285,7 @@ def python(script: str, **environment: str) -> str:
 
 
 @needs_native
-@pytest.mark.parametrize("capability", ("baseline", "avx2", "avx512"))
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set(capability):
     """The variants that this machine's best one hides; each in a process of its own."""
     script = """
@@ -298,7 +299,7 @@ def test_every_instruction_set(capability):
         print(native.build_info()["cpu_capability"])
     """
     used = python(script, RDKERNELS_CPU_CAPABILITY=capability).strip()
-    order = ["baseline", "avx2", "avx512"]
+    order = CAPABILITIES
     assert order.index(used) <= order.index(capability)
 
 

@@ -147,15 +147,6 @@ def swiglu(session: Session, rows: int) -> OpCase:
     return OpCase("swiglu", f"{rows} rows", (x,), elements * x.element_size())
 
 
-def row_linear(session: Session, rows: int) -> OpCase:
-    """The adapter: the widest input of the core block."""
-    width = session.config.width
-    x = session.random(rows, 2 * width)
-    weight = session.random(width, 2 * width, seed=1)
-    moved = (x.numel() + weight.numel() + rows * width) * x.element_size()
-    return OpCase("row_linear", f"{rows} rows", (x, weight), moved, 4 * rows * width * width)
-
-
 def inject_state(session: Session, rows: int, noise: bool) -> OpCase:
     width, device = session.config.width, session.device
     state, embed, previous = session.random(3, rows, width).unbind()
@@ -227,8 +218,6 @@ def small_cases(session: Session) -> Iterator[OpCase]:
     yield residual_norm(session, 5)
     yield rms_norm(session, 5)
     yield swiglu(session, 5)
-    if "row_linear" in OPS:
-        yield row_linear(session, 5)
     yield inject_state(session, 5, noise=False)
     yield inject_state(session, 5, noise=True)
     yield exit_update(session, 5)
@@ -246,8 +235,6 @@ def timed_cases(session: Session) -> Iterator[OpCase]:
         yield residual_norm(session, rows)
         yield rms_norm(session, rows)
         yield swiglu(session, rows)
-        if "row_linear" in OPS:
-            yield row_linear(session, rows)
         yield inject_state(session, rows, noise=False)
         yield inject_state(session, rows, noise=True)
         yield exit_update(session, rows)

@@ -168,7 +168,7 @@ def _percentiles(times: list[float]) -> dict[str, float | None]:
 def gb_per_second(moved: int, times: dict[str, float | None]) -> float | None:
     """``moved`` bytes in the median time."""
     median = times["median_us"]
-    return None if median is None else round(moved / median / 1e3, 1)
+    return None if median is None else round(moved / median / 1e3, 3)
 
 
 def rates(
@@ -176,5 +176,6 @@ def rates(
 ) -> dict[str, float | int | None]:
     """Bytes that must move, GB/s at the median, and percent of the measured copy bandwidth."""
     rate = gb_per_second(moved, times)
-    share = round(100 * rate / copy_bandwidth, 1) if rate and copy_bandwidth else None
+    known = rate is not None and copy_bandwidth is not None
+    share = round(100 * rate / copy_bandwidth, 1) if known else None
     return {"bytes": moved, "gb_per_s": rate, "percent_of_copy": share}

@@ -29,20 +29,21 @@ void exit_update_out(const Tensor& state, const Tensor& previous_state, const Te
   expect_shape(kOp, "state", state, {kAny, kAny});
   const int64_t rows = state.size(0), width = state.size(1);
   expect_like(kOp, "previous_state", previous_state, {rows, width}, state);
-  expect_written(kOp, "depth", depth, {rows}, ScalarType::Int, state);
+  expect_tensor(kOp, "depth", depth, {rows}, ScalarType::Int, state);
   if (active) expect_tensor(kOp, "active", *active, {rows}, ScalarType::Bool, state);
   ExitUpdateParams params{};
   params.criterion = criterion_of(criterion);
   expect_written(kOp, "delta", delta, {rows}, ScalarType::Float, state);
   expect_written(kOp, "converged", converged, {rows}, ScalarType::Bool, state);
   const Tensor now = with_contiguous_rows(state), before = with_contiguous_rows(previous_state);
+  const Tensor counts = with_contiguous_rows(depth);  // written back below if it is a copy
   std::optional<Tensor> live;
   if (active) live = with_contiguous_rows(*active);
 
   params.state = now.const_data_ptr();
   params.previous_state = before.const_data_ptr();
   params.active = live ? static_cast<const uint8_t*>(live->const_data_ptr()) : nullptr;
-  params.depth = static_cast<int32_t*>(depth.mutable_data_ptr());
+  params.depth = static_cast<int32_t*>(counts.mutable_data_ptr());
   params.delta = static_cast<float*>(delta.mutable_data_ptr());
   params.converged = static_cast<uint8_t*>(converged.mutable_data_ptr());
   params.rows = rows;
@@ -52,6 +53,10 @@ void exit_update_out(const Tensor& state, const Tensor& previous_state, const Te
   params.iterations = static_cast<int32_t>(iterations);
   params.threshold = static_cast<float>(threshold);
   launch(kOp, params, dtype, state, RDK_LAUNCHERS(exit_update));
+  if (counts.const_data_ptr() != depth.const_data_ptr()) {
+    Tensor target = depth;
+    torch::stable::copy_(target, counts);
+  }
 }
 
 std::tuple<Tensor, Tensor> exit_update(const Tensor& state, const Tensor& previous_state,

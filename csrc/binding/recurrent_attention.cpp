@@ -161,7 +161,7 @@ Tensor recurrent_attention(const Tensor& qkv, const std::optional<Tensor>& qk_bi
                            const Tensor& cu_rows, const Tensor& start,
                            const std::optional<Tensor>& active, double scale, bool interleaved) {
   expect_shape(kOp, "qkv", qkv, {kAny, kAny});
-  expect_shape(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny});
+  expect_like(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny}, qkv);
   const int64_t width = heads_of(qkv, key_cache) * key_cache.size(3);
   const Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), width});
   recurrent_attention_out(qkv, qk_bias, cos_sin, key_cache, value_cache, page_table, cu_rows, start,

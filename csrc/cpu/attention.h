@@ -59,8 +59,9 @@ inline int head_of(const AttentionJob& job, const AttentionItem& item, int line,
 
 using AttendFunction = void (*)(const AttentionJob&, const AttentionItem&);
 
-// The kernel for this element type on this machine, null for an unknown type.
-AttendFunction attend_function(int dtype);
+// The kernel for this element type on this machine, null for an unknown type. `exact`: arithmetic in
+// fp32 even where there is a faster one that rounds the weights to bf16.
+AttendFunction attend_function(int dtype, bool exact);
 
 // Memory of the calling thread, 64-byte aligned, kept for the next call.
 std::byte* thread_scratch(size_t bytes);

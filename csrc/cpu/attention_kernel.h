@@ -544,14 +544,13 @@ void attend(const AttentionJob& job, const AttentionItem& item) {
   finish_lines(w);
 }
 
-inline AttendFunction choose(int dtype) {
+inline AttendFunction choose(int dtype, [[maybe_unused]] bool exact) {
+#if RDK_BF16_DOT
+  if (dtype == kRdkBFloat16 && !exact) return attend<bf16, Bf16Operand>;
+#endif
   switch (dtype) {
     case kRdkFloat32: return attend<float, FloatOperand>;
-#if RDK_BF16_DOT
-    case kRdkBFloat16: return attend<bf16, Bf16Operand>;
-#else
     case kRdkBFloat16: return attend<bf16, FloatOperand>;
-#endif
     case kRdkFloat16: return attend<half, FloatOperand>;
     default: return nullptr;
   }

@@ -62,16 +62,16 @@ namespace avx512_bf16 {
 
 }  // namespace
 
-AttendFunction attend_function(int dtype) {
+AttendFunction attend_function(int dtype, bool exact) {
 #if RDK_X86_VARIANTS
   switch (capability()) {
-    case Capability::kAvx512Bf16: return avx512_bf16::choose(dtype);
-    case Capability::kAvx512: return avx512::choose(dtype);
-    case Capability::kAvx2: return avx2::choose(dtype);
+    case Capability::kAvx512Bf16: return avx512_bf16::choose(dtype, exact);
+    case Capability::kAvx512: return avx512::choose(dtype, exact);
+    case Capability::kAvx2: return avx2::choose(dtype, exact);
     default: break;
   }
 #endif
-  return baseline::choose(dtype);
+  return baseline::choose(dtype, exact);
 }
 
 }  // namespace rdk::cpu

@@ -35,6 +35,9 @@ constexpr int kItemLines = 48;
 // neighbouring heads are read together.
 constexpr int kFewLines = 16;
 
+// Models with no more channels than this get fp32 arithmetic: the time they take is not spent there.
+constexpr int64_t kExactWidth = 512;
+
 // Multiply-adds below which a second thread costs more than it saves (about 10 us).
 constexpr int64_t kInlineWork = 1 << 20;
 
@@ -232,7 +235,8 @@ void merge_items(const AttentionJob& job, Plan& plan) {
 }
 
 int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for) {
-  const AttendFunction attend = attend_function(dtype);
+  const bool exact = int64_t{p.num_heads} * p.head_dim <= kExactWidth;
+  const AttendFunction attend = attend_function(dtype, exact);
   if (attend == nullptr) return kRdkUnknownDtype;
   static thread_local Plan plan;  // for its memory
   find_rows(p, plan);

@@ -79,9 +79,29 @@ float smallest_kept(std::vector<float>& logits, double limit, WeightOf weight_of
   }
 }
 
+// The sum of exp((x - largest) / temperature) over logits x >= smallest.
+template <class T>
+RDK_KERNEL double total_mass(const T* logits, int64_t vocabulary, float smallest, float largest,
+                             float temperature) {
+  constexpr int64_t kStep = 256;  // summed in fp32
+  double total = 0.0;
+  for (int64_t first = 0; first < vocabulary; first += kStep) {
+    const int64_t count = std::min(kStep, vocabulary - first);
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; ++i) {
+      const float x = number(logits[first + i]);
+      const float mass = x == largest ? 1.0f : exp((x - largest) / temperature);
+      sum += x >= smallest ? mass : 0.0f;
+    }
+    total += static_cast<double>(sum);
+  }
+  return total;
+}
+
 // Tokens with a logit below this are not kept, or cannot win.
 template <class T>
-float keep_threshold(const SampleTokensParams& p, const T* logits, float largest) {
+RDK_KERNEL float keep_threshold(const SampleTokensParams& p, const T* logits, float largest) {
   const float temperature = static_cast<float>(p.temperature);
   // If the largest logit is infinite, offsets may give NaN, which fmax ignores: nothing is lost, as
   // infinite logits win anyway.
@@ -109,11 +129,7 @@ float keep_threshold(const SampleTokensParams& p, const T* logits, float largest
     const auto mass = [=](float x) {
       return x == largest ? 1.0 : std::exp((x - largest) / temperature);
     };
-    double total = 0.0;
-    for (int64_t i = 0; i < p.vocabulary; ++i) {
-      const float x = number(logits[i]);
-      if (x >= smallest) total += mass(x);
-    }
+    const double total = total_mass(logits, p.vocabulary, smallest, largest, temperature);
     const auto kept = [=](float x) { return x >= smallest ? mass(x) : 0.0; };
     threshold = std::fmax(threshold, smallest_kept(candidates, p.top_p * total, kept));
   }
@@ -126,7 +142,7 @@ RDK_KERNEL int64_t best_noisy_token(const SampleTokensParams& p, const T* logits
                                     const RandomKey& key, float threshold) {
   const float temperature = static_cast<float>(p.temperature);
   uint32_t bits[kRandomChunk];
-  float scaled[kRandomChunk], rough[kRandomChunk];
+  float rough[kRandomChunk];
   int64_t best_token = 0;
   double best = -std::numeric_limits<double>::infinity();
   for (int64_t first = 0; first < p.vocabulary; first += kRandomChunk) {
@@ -138,14 +154,14 @@ RDK_KERNEL int64_t best_noisy_token(const SampleTokensParams& p, const T* logits
     random_words(key, first, bits);
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
-      scaled[i] = to_float(logits[first + i]) / temperature;
-      rough[i] = scaled[i] + approximate_gumbel(bits[i]);
+      rough[i] = to_float(logits[first + i]) + temperature * approximate_gumbel(bits[i]);
     }
     for (int64_t i = 0; i < count; ++i) {
-      // Twice what a score in fp32 can be off by: the noise's error, and two roundings.
-      const float slack = 2.0f * kGumbelError + 5e-7f * std::fabs(scaled[i]);
-      if (!(to_float(logits[first + i]) >= threshold) || rough[i] + slack < best) continue;
-      const double score = static_cast<double>(std::fmin(scaled[i], 1e30f)) + gumbel(bits[i]);
+      const float logit = to_float(logits[first + i]);
+      // More than a score in fp32 can be off by: the noise's error, and a few roundings.
+      const float slack = temperature * (5.0f * kGumbelError) + 5e-7f * std::fabs(logit);
+      if (!(logit >= threshold) || rough[i] + slack < best) continue;
+      const double score = static_cast<double>(logit) + p.temperature * gumbel(bits[i]);
       if (score > best) {
         best = score;
         best_token = first + i;

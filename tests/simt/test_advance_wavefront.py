@@ -213,6 +213,7 @@ def test_every_schedule(kernels):
     assert_same_everywhere(results)
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = f"""
 import random

@@ -174,6 +174,7 @@ def test_memory_is_touched_once(kernels, dtype):
     assert report["bank_conflicts"] == 0
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = f"""
 import torch

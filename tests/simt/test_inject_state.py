@@ -190,6 +190,7 @@ def test_a_row_does_not_depend_on_its_batch(kernels):
         assert torch.equal(bits(alone[0]), bits(together[i]))
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = f"""
 import torch

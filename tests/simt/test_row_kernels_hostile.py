@@ -171,6 +171,7 @@ def test_every_schedule(kernels, style, width):
     assert_same_everywhere(results)
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = """
 import torch

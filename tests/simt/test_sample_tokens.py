@@ -254,6 +254,7 @@ def test_a_row_does_not_depend_on_its_batch(kernels):
         assert alone.item() == together[i].item()
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = f"""
 import torch

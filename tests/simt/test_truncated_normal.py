@@ -122,6 +122,7 @@ def test_every_sector_is_written_once(kernels, dtype):
     assert sectors(report)[1] == sectors_of(out)
 
 
+@pytest.mark.slow
 def test_sanitizers():
     script = f"""
 import torch

@@ -207,11 +207,10 @@ __global__ void __launch_bounds__(kPlainThreads)
   PlainAccumulator acc[kPlainWarpLines];
   if (work.begin < work.end) load_plain_queries<T>(tiles, p, work);
   for (int begin = work.begin; begin < work.end; begin += kPlainPositions) {
-    __syncthreads();  // the tile before is no longer in use
     if (threadIdx.x < kPlainPositions) {
       store_shared(tiles.sources + threadIdx.x, find_source(p, work, begin + threadIdx.x));
     }
-    __syncthreads();
+    __syncthreads();  // sources are there, and the tile before is no longer in use
     load_plain_tile<T>(tiles, p, work);
     __syncthreads();
 #pragma unroll

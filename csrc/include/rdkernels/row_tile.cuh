@@ -7,7 +7,7 @@
 //   aligned  | chunk 0 of t0, t1, ... | chunk 1 of t0, ... |     16-byte accesses
 //   scalar   | element 0 of t0, t1, ... | element 1 of ... |     one element each, also coalesced
 //
-// Rows that fit one tile (bf16: 16384 wide, 4096 if not aligned) are read from memory once; wider
+// Rows that fit one tile (bf16: 16384 wide, 2048 if not aligned) are read from memory once; wider
 // ones are read again for each pass. A thread meets the same elements in every pass, so outputs may
 // be inputs. The division of a row depends on its width and alignment alone, not on how many rows
 // there are: a row's result does not depend on its batch.
@@ -66,7 +66,8 @@ RDK_DEVICE float row_sum(float value, const RowPlace& place) {
 
 template <class T, int kChunks, bool kAligned>
 struct RowTile {
-  static constexpr int kPerChunk = kChunkElements<T>;
+  // Scalar accesses need an address and a predicate each: 4 of them do not spill registers.
+  static constexpr int kPerChunk = kAligned ? kChunkElements<T> : 4;
   static constexpr int kCount = kChunks * kPerChunk;
 
   float values[kCount];
@@ -147,7 +148,7 @@ struct RowTile {
     return (int64_t{chunk} * place.threads + place.thread) * kPerChunk;
   }
   // Elements from this thread's first one to the end of the row or, if that comes first, the tile.
-  // In 32 bits: 64-bit indices of all elements of a tile would not fit the registers.
+  // In 32 bits, to save registers.
   static RDK_DEVICE int scalar_count(int64_t first, int64_t width, const RowPlace& place) {
     const int64_t left = width - first, tile = span(place);
     return static_cast<int>(left < tile ? left : tile) - place.thread;
