@@ -176,7 +176,9 @@ def test_sanitizers():
     script = """
 import torch
 import row_kernels as kernels
-from tests.simt.test_row_kernels_hostile import *
+from tests.simt.tensors import aligned, unaligned
+from tests.simt.test_row_kernels import STYLES, residual_norm, rms_norm
+from tests.simt.test_row_kernels_hostile import random_rows, random_weight, swiglu
 for place in (aligned, unaligned):
     for width in (1, 40, 1000):
         x, y = (random_rows(seed, 5, width, torch.bfloat16, place) for seed in (1, 2))

@@ -1,0 +1,59 @@
+"""Options of the microbenchmarks, and their table.
+
+    python -m pytest bench/ --benchmark-only -q                       a small grid, under 2 minutes
+    python -m pytest bench/ --benchmark-only -q --full                the complete grid
+    ... --benchmark-json=bench.json                                   every row with its environment
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.support import environment
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="benchmark the complete grid")
+    parser.addoption("--threads", type=int, default=0, help="torch threads (0: torch's choice)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--threads"):
+        torch.set_num_threads(config.getoption("--threads"))
+
+
+def grid(metafunc: pytest.Metafunc, name: str) -> list:
+    """``SMALL[name]`` of the module, or with ``--full`` all of ``FULL[name]``."""
+    chosen = "FULL" if metafunc.config.getoption("--full") else "SMALL"
+    return getattr(metafunc.module, chosen)[name]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise by the module's ``SMALL`` and ``FULL`` grids, name by name."""
+    for name in getattr(metafunc.module, "SMALL", {}):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, grid(metafunc, name))
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    """One line per row: time, spread, bandwidth, and how many times faster than eager."""
+    session = getattr(config, "_benchmarksession", None)
+    rows = [b.extra_info | {"group": b.group} for b in session.benchmarks] if session else []
+    rows = [row for row in rows if "median_us" in row]
+    if not rows:
+        return
+    eager = {row["group"]: row["median_us"] for row in rows if row["provider"] == "eager"}
+    write = terminalreporter.write_line
+    terminalreporter.section("rdkernels")
+    write(", ".join(f"{key} {value}" for key, value in environment().items()))
+    write(f"read bandwidth {rows[0]['read_bandwidth_gb_per_s']:.1f} GB/s\n")
+    head = f"{'':58}{'median':>10}{'p20':>10}{'p80':>10}{'GB/s':>8}{'share':>7}{'x eager':>9}"
+    write(head)
+    for row in sorted(rows, key=lambda row: (row["group"], row["provider"])):
+        speedup = eager[row["group"]] / row["median_us"] if row["group"] in eager else float("nan")
+        write(
+            f"{row['group'] + '  ' + row['provider']:58}"
+            f"{row['median_us']:8.1f}us{row['p20_us']:10.1f}{row['p80_us']:10.1f}"
+            f"{row['gb_per_s']:8.1f}{row['share_of_read_bandwidth']:7.0%}{speedup:9.2f}"
+        )

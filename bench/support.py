@@ -1,0 +1,157 @@
+"""What the microbenchmarks share: inputs out of cache, a correctness gate, and what a row records.
+
+A benchmark of an op is a list of providers of the same computation. Each is checked first, then
+timed on inputs that rotate through more memory than the caches hold, so that bytes per second mean
+what they say. Nothing is timed that has not passed the gate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import rdkernels
+from rdkernels.backends import native
+from rdkernels.ops import reasons
+
+Inputs = tuple[Any, ...]
+ROTATION_BYTES = 96 << 20  # more than the last-level cache that one process gets to keep
+BANDWIDTH_BYTES = 256 << 20
+TARGET_SECONDS = 0.4  # timed per row of the table
+MIN_ROUNDS, MAX_ROUNDS = 5, 100
+
+
+def providers(op: str, dtype: torch.dtype) -> list[str]:
+    """Providers that serve ``op`` on the CPU."""
+    return [name for name, reason in reasons(op, "cpu", dtype).items() if reason is None]
+
+
+@cache
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second that ``threads`` threads read from memory: the sum of a large tensor."""
+    data = torch.ones(BANDWIDTH_BYTES // 4)
+    assert torch.get_num_threads() == threads
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        data.sum()
+        return time.perf_counter() - begin
+
+    seconds()
+    return BANDWIDTH_BYTES / min(seconds() for _ in range(7))
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Machine, versions and commit: what a number is worth nothing without."""
+    build = native.build_info()
+    return {
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "capability": build.get("cpu_capability", "no native kernels"),
+        "compiler": build.get("compiler", "none"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rdkernels": rdkernels.__version__,
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def tensors_of(values: Iterable[Any]) -> list[torch.Tensor]:
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def assert_close(out: Any, same_precision: Any, reference: Any) -> None:
+    """The gate: at most twice the error of plain PyTorch in the same precision, plus 1e-5."""
+    as_list = (lambda x: tensors_of(x) if isinstance(x, tuple) else [x])
+    triples = zip(as_list(out), as_list(same_precision), as_list(reference), strict=True)
+    for got, same, exact in triples:
+        assert got.dtype == same.dtype and got.shape == same.shape
+        got, same, exact = got.double(), same.double(), exact.double()
+        assert torch.equal(got.isnan(), same.isnan())
+        error = (got - exact).abs().nan_to_num().max().item() if got.numel() else 0.0
+        limit = 2 * (same - exact).abs().nan_to_num().max().item() + 1e-5 if got.numel() else 0.0
+        assert error <= limit, f"max error {error:.3e} > {limit:.3e}: not timed"
+
+
+def wide(inputs: Inputs) -> Inputs:
+    """The same inputs in fp32."""
+    low = (torch.bfloat16, torch.float16)
+    return tuple(
+        x.float() if isinstance(x, torch.Tensor) and x.dtype in low else x for x in inputs
+    )
+
+
+def copies(inputs: Inputs) -> Inputs:
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+
+def run(
+    benchmark: BenchmarkFixture,
+    function: Callable[..., Any],
+    inputs: Inputs,
+    *,
+    group: str,
+    provider: str,
+    traffic: int,
+    shape: dict[str, Any],
+) -> None:
+    """Time ``function(*inputs)`` and record the row.
+
+    ``traffic``: bytes that any implementation has to read and write. ``shape`` describes the case.
+    """
+    benchmark.group = group
+    size = sum(x.numel() * x.element_size() for x in tensors_of(inputs))
+    ring = [copies(inputs) for _ in range(max(2, ROTATION_BYTES // max(size, 1 << 20)))]
+    turns = itertools.cycle(ring)
+    with torch.no_grad():
+        function(*next(turns))
+        begin = time.perf_counter()
+        function(*next(turns))
+        seconds = time.perf_counter() - begin
+        rounds = min(max(int(TARGET_SECONDS / max(seconds, 1e-6)), MIN_ROUNDS), MAX_ROUNDS)
+        benchmark.pedantic(function, setup=lambda: (next(turns), {}), rounds=rounds)
+    times = sorted(benchmark.stats.stats.data)
+    cuts = statistics.quantiles(times, n=5)
+    median = statistics.median(times)
+    bandwidth = read_bandwidth(torch.get_num_threads())
+    benchmark.extra_info.update(
+        provider=provider,
+        **shape,
+        median_us=median * 1e6,
+        p20_us=cuts[0] * 1e6,
+        p80_us=cuts[3] * 1e6,
+        traffic_bytes=traffic,
+        gb_per_s=traffic / median / 1e9,
+        read_bandwidth_gb_per_s=bandwidth / 1e9,
+        share_of_read_bandwidth=traffic / median / bandwidth,
+        **environment(),
+    )
