@@ -11,13 +11,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.rdkernels-installed
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp')
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-all lint format bench clean
 
 demo: $(INSTALLED)  ## the shipped demo model answers held-out problems
 	$(BIN)/rdkernels demo
 
-test: $(INSTALLED) lint  ## lint and all tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED) lint  ## lint, and all tests but those marked slow
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(INSTALLED) lint  ## the slow ones too: sanitizer builds, wheels, all mutants
+	$(BIN)/python -m pytest -q
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

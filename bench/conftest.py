@@ -1,8 +1,8 @@
 """Options of the microbenchmarks, and their table.
 
-    python -m pytest bench/ --benchmark-only -q                       a small grid, under 2 minutes
-    python -m pytest bench/ --benchmark-only -q --full                the complete grid
-    ... --benchmark-json=bench.json                                   every row with its environment
+python -m pytest bench/ --benchmark-only -q                       a small grid, under 2 minutes
+python -m pytest bench/ --benchmark-only -q --full                the complete grid
+... --benchmark-json=bench.json                                   every row with its environment
 """
 
 from __future__ import annotations

@@ -91,9 +91,8 @@ def tensors_of(values: Iterable[Any]) -> list[torch.Tensor]:
 
 def assert_close(out: Any, same_precision: Any, reference: Any) -> None:
     """The gate: at most twice the error of plain PyTorch in the same precision, plus 1e-5."""
-    as_list = (lambda x: tensors_of(x) if isinstance(x, tuple) else [x])
-    triples = zip(as_list(out), as_list(same_precision), as_list(reference), strict=True)
-    for got, same, exact in triples:
+    results = [r if isinstance(r, tuple) else (r,) for r in (out, same_precision, reference)]
+    for got, same, exact in zip(*results, strict=True):
         assert got.dtype == same.dtype and got.shape == same.shape
         got, same, exact = got.double(), same.double(), exact.double()
         assert torch.equal(got.isnan(), same.isnan())
@@ -105,9 +104,7 @@ def assert_close(out: Any, same_precision: Any, reference: Any) -> None:
 def wide(inputs: Inputs) -> Inputs:
     """The same inputs in fp32."""
     low = (torch.bfloat16, torch.float16)
-    return tuple(
-        x.float() if isinstance(x, torch.Tensor) and x.dtype in low else x for x in inputs
-    )
+    return tuple(x.float() if isinstance(x, torch.Tensor) and x.dtype in low else x for x in inputs)
 
 
 def copies(inputs: Inputs) -> Inputs:

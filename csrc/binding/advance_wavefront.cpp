@@ -51,10 +51,10 @@ void check_layout(const AdvanceWavefrontParams& p) {
   }
 }
 
-// tokens: [B, T] int64, start: [B] int32, done: [B] bool, committed_depth: [B, T] int32; all written
-// sampled: [N] int64   settled: [N] bool   depth: [N] int32   cu_rows: [B + 1] int32
-// limit: [B] int32   stop_tokens: [S] int64
-// next_cu_rows: [B + 1], source_row: [N + B * headway], committed: [B]; int32
+// tokens: [B, T] int64, start: [B] int32, done: [B] bool, committed_depth: [B, T] int32; all
+// written sampled: [N] int64   settled: [N] bool   depth: [N] int32   cu_rows: [B + 1] int32 limit:
+// [B] int32   stop_tokens: [S] int64 next_cu_rows: [B + 1], source_row: [N + B * headway],
+// committed: [B]; int32
 void advance_wavefront_out(const Tensor& tokens, const Tensor& start, const Tensor& done,
                            const Tensor& committed_depth, const Tensor& sampled,
                            const Tensor& settled, const Tensor& depth, const Tensor& cu_rows,
@@ -78,7 +78,8 @@ void advance_wavefront_out(const Tensor& tokens, const Tensor& start, const Tens
   expect_written(kOp, "next_cu_rows", next_cu_rows, {batch + 1}, ScalarType::Int, tokens);
   expect_written(kOp, "source_row", source_row, {rows + batch * headway}, ScalarType::Int, tokens);
   expect_written(kOp, "committed", committed, {batch}, ScalarType::Int, tokens);
-  const Tensor samples = with_contiguous_rows(sampled), settled_rows = with_contiguous_rows(settled);
+  const Tensor samples = with_contiguous_rows(sampled),
+               settled_rows = with_contiguous_rows(settled);
   const Tensor depths = with_contiguous_rows(depth), bounds = with_contiguous_rows(cu_rows);
   const Tensor limits = with_contiguous_rows(limit), stops = with_contiguous_rows(stop_tokens);
 

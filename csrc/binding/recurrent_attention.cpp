@@ -35,11 +35,11 @@ int64_t heads_of(const Tensor& qkv, const Tensor& key_cache) {
 // The caches are written: they cannot be copied into shape.
 void expect_contiguous_pages(const char* argument, const Tensor& cache) {
   const int64_t cell = cache.size(2) * cache.size(3), page = cache.size(1) * cell;
-  const bool contiguous = cache.numel() == 0 ||
-                          ((cache.size(3) == 1 || cache.stride(3) == 1) &&
-                           (cache.size(2) == 1 || cache.stride(2) == cache.size(3)) &&
-                           (cache.size(1) == 1 || cache.stride(1) == cell) &&
-                           (cache.size(0) == 1 || cache.stride(0) >= page));
+  const bool contiguous =
+      cache.numel() == 0 || ((cache.size(3) == 1 || cache.stride(3) == 1) &&
+                             (cache.size(2) == 1 || cache.stride(2) == cache.size(3)) &&
+                             (cache.size(1) == 1 || cache.stride(1) == cell) &&
+                             (cache.size(0) == 1 || cache.stride(0) >= page));
   if (!contiguous) fail(kOp, argument, "contiguous pages", "other strides");
 }
 
@@ -64,7 +64,8 @@ void check_layout(const RecurrentAttentionParams& p, int64_t positions, int64_t 
     const int64_t end = p.start[b] + rows;
     const int64_t most = std::min(positions, int64_t{p.max_pages} * p.page_size);
     if (p.start[b] < 0 || end > most) {
-      fail(kOp, "start", "positions within cos_sin and the page table, below " + std::to_string(most),
+      fail(kOp, "start",
+           "positions within cos_sin and the page table, below " + std::to_string(most),
            std::to_string(p.start[b]) + " to " + std::to_string(end - 1) + " for sequence " +
                std::to_string(b));
     }

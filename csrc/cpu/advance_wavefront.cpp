@@ -32,8 +32,7 @@ Commit count_commits(const Params& p, int b, int64_t first, int64_t rows) {
     const int64_t predicted = comparable ? p.sampled[row - 1] : 0;
     if (!may_commit(j, p.settled[row] != 0, consumed, predicted)) break;
     ++commit.count;
-    commit.finished =
-        is_stop_token(p, p.sampled[row]) || reaches_limit(start, j, p.limit[b]);
+    commit.finished = is_stop_token(p, p.sampled[row]) || reaches_limit(start, j, p.limit[b]);
   }
   return commit;
 }

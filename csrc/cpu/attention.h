@@ -26,14 +26,14 @@ struct AttentionRow {
 // some of the positions.
 struct AttentionItem {
   int32_t sequence;
-  int32_t first_live;      // index in AttentionJob::live of the sequence's first active row
-  int32_t first_line;      // the lines, for each of the heads
+  int32_t first_live;  // index in AttentionJob::live of the sequence's first active row
+  int32_t first_line;  // the lines, for each of the heads
   int32_t num_lines;
-  int32_t first_head;      // the KV heads
+  int32_t first_head;  // the KV heads
   int32_t num_heads;
   int32_t first_position;  // the positions, as far as a line may see them
   int32_t last_position;
-  int64_t partial;         // index of the item's first partial result; -1: it writes the output itself
+  int64_t partial;  // index of the item's first partial result; -1: it writes the output itself
 };
 
 struct AttentionJob {
@@ -59,8 +59,8 @@ inline int head_of(const AttentionJob& job, const AttentionItem& item, int line,
 
 using AttendFunction = void (*)(const AttentionJob&, const AttentionItem&);
 
-// The kernel for this element type on this machine, null for an unknown type. `exact`: arithmetic in
-// fp32 even where there is a faster one that rounds the weights to bf16.
+// The kernel for this element type on this machine, null for an unknown type. `exact`: arithmetic
+// in fp32 even where there is a faster one that rounds the weights to bf16.
 AttendFunction attend_function(int dtype, bool exact);
 
 // Memory of the calling thread, 64-byte aligned, kept for the next call.

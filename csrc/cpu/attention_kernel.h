@@ -4,11 +4,13 @@
 //   RDK_VECTOR_BYTES   16, 32 or 64: a vector register
 //   RDK_BF16_DOT       1 if there is an instruction for dot products of bf16 pairs
 //
-//        keys of 64 positions            values of 64 positions          packed once per KV head and
-//        [d words][64]                   [64 / pack][d]                   block of positions, used by
+//        keys of 64 positions            values of 64 positions          packed once per KV head
+//        and [d words][64]                   [64 / pack][d]                   block of positions,
+//        used by
 //             |                               |                           all lines of the item
 //   q  ---> multiply ---> scores ---> weigh ---> weights ---> multiply ---> out
-//   [6][d words]          [6][64]   online softmax  [6][64 / pack]          [6][d]     6 lines at a time
+//   [6][d words]          [6][64]   online softmax  [6][64 / pack]          [6][d]     6 lines at a
+//   time
 //
 // Both products are one function, multiply(): rows of words times a packed matrix of words. A word
 // is a float, or a pair of bf16 that the dot product instruction sums; keys are transposed when
@@ -54,7 +56,8 @@ RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
   return Ints{I...};
 }
 
-// ---- Reductions over the lanes -------------------------------------------------------------------
+// ---- Reductions over the lanes
+// -------------------------------------------------------------------
 
 template <int kStep, int... I>
 RDK_KERNEL Floats rotate_lanes(Floats v, std::integer_sequence<int, I...>) {
@@ -77,7 +80,8 @@ RDK_KERNEL float maximum_of(Floats v) {
   return v[0];
 }
 
-// ---- Operands: what a word of a product is -------------------------------------------------------
+// ---- Operands: what a word of a product is
+// -------------------------------------------------------
 
 struct FloatOperand {
   using Element = float;
@@ -113,7 +117,8 @@ struct Bf16Operand {
 };
 #endif
 
-// ---- Packing -------------------------------------------------------------------------------------
+// ---- Packing
+// -------------------------------------------------------------------------------------
 
 template <int kStep, int... I>
 RDK_KERNEL void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
@@ -143,7 +148,8 @@ RDK_KERNEL void prefetch(const void* from, int bytes) {
   for (int at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at);
 }
 
-// out[words][kBlockPositions]: the rows of words, transposed, as many columns as whole vectors need.
+// out[words][kBlockPositions]: the rows of words, transposed, as many columns as whole vectors
+// need.
 RDK_KERNEL void pack_keys(const void* const* rows, int count, int words, uint32_t* out) {
   const int whole = words / kLanes * kLanes;
   for (int first = 0; first < count; first += kLanes) {
@@ -213,7 +219,8 @@ RDK_KERNEL void pack_values(const bf16* const* rows, int count, int head_dim, ui
 }
 #endif
 
-// ---- Products ------------------------------------------------------------------------------------
+// ---- Products
+// ------------------------------------------------------------------------------------
 
 // c[line][column] (+)= sum over k of a[line][k] . b[k][column], kLines x kVectors vectors of it.
 template <class Operand, int kLines, int kVectors>
@@ -266,8 +273,8 @@ RDK_KERNEL void multiply_lines(const uint32_t* a, int a_stride, const uint32_t* 
 template <class Operand>
 void multiply(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride, int depth, float* c,
               int c_stride, int lines, int columns, bool accumulate) {
-#define RDK_LINES(n)                                                                        \
-  case n:                                                                                   \
+#define RDK_LINES(n)                                                                       \
+  case n:                                                                                  \
     return multiply_lines<Operand, n, tile_vectors(n)>(a, a_stride, b, b_stride, depth, c, \
                                                        c_stride, columns, accumulate);
   switch (lines) {
@@ -281,14 +288,15 @@ void multiply(const uint32_t* a, int a_stride, const uint32_t* b, int b_stride, 
 #undef RDK_LINES
 }
 
-// ---- Online softmax ------------------------------------------------------------------------------
+// ---- Online softmax
+// ------------------------------------------------------------------------------
 
 // 2^x for x <= 0 (and NaN) by the Taylor polynomial of e^(r ln 2), |r| <= 1/2; 0 below 2^-126.
 template <int kTerms>
 RDK_KERNEL Floats exp2_of(Floats x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits
-  constexpr float kCoefficients[] = {1.0f,           0.693147181f,    0.240226507f,   0.0555041087f,
-                                     0.00961812911f, 0.00133335581f,  0.000154035304f};
+  constexpr float kCoefficients[] = {1.0f,           0.693147181f,   0.240226507f,   0.0555041087f,
+                                     0.00961812911f, 0.00133335581f, 0.000154035304f};
   const Floats shifted = x + kRound;
   const Floats r = x - (shifted - kRound);
   Floats power = Floats{} + kCoefficients[kTerms];
@@ -298,8 +306,8 @@ RDK_KERNEL Floats exp2_of(Floats x) {
   return x < -126.0f ? Floats{} : power * scale;
 }
 
-// The scores of one line and block to weights. The first `visible` columns count. Returns the factor
-// that brings what was summed with the old maximum to the new one.
+// The scores of one line and block to weights. The first `visible` columns count. Returns the
+// factor that brings what was summed with the old maximum to the new one.
 template <class Operand>
 RDK_KERNEL float weigh(const float* scores, int visible, float scale_log2, float& maximum,
                        float& sum, uint32_t* weights) {
@@ -335,7 +343,8 @@ RDK_KERNEL float weigh(const float* scores, int visible, float scale_log2, float
   return correction;
 }
 
-// ---- An item -------------------------------------------------------------------------------------
+// ---- An item
+// -------------------------------------------------------------------------------------
 
 // Cells of a block of positions, for KV head 0.
 template <class T>
@@ -383,18 +392,18 @@ struct Workspace {
   int columns = (head_dim + kLanes - 1) / kLanes * kLanes;
   float scale_log2 = p.scale * 1.44269504f;
 
-  uint32_t* queries;    // per head [num_lines][words]
-  float* out;           // per head [num_lines][columns], not yet divided by the sums
-  float* maximum;       // per head [num_lines]
-  float* sum;           // per head [num_lines]
-  int32_t* position;    // [num_lines]
-  uint32_t* keys;       // [words][kBlockPositions]
-  uint32_t* values;     // [kBlockPositions / kPack][columns]
-  float* scores;        // [kTileLines][kBlockPositions]
-  uint32_t* weights;    // [kTileLines][kBlockPositions / kPack]
-  Element* converted;   // [kBlockPositions][head_dim], if T is not Element
-  Element* zeros;       // [head_dim]: what positions past the last are packed from
-  T* query;             // [head_dim]
+  uint32_t* queries;   // per head [num_lines][words]
+  float* out;          // per head [num_lines][columns], not yet divided by the sums
+  float* maximum;      // per head [num_lines]
+  float* sum;          // per head [num_lines]
+  int32_t* position;   // [num_lines]
+  uint32_t* keys;      // [words][kBlockPositions]
+  uint32_t* values;    // [kBlockPositions / kPack][columns]
+  float* scores;       // [kTileLines][kBlockPositions]
+  uint32_t* weights;   // [kTileLines][kBlockPositions / kPack]
+  Element* converted;  // [kBlockPositions][head_dim], if T is not Element
+  Element* zeros;      // [head_dim]: what positions past the last are packed from
+  T* query;            // [head_dim]
   const void* rows[kBlockPositions];
 
   Workspace(const AttentionJob& of, const AttentionItem& to_do) : job(of), item(to_do) {
@@ -480,15 +489,15 @@ RDK_KERNEL void attend_block(Workspace<T, Operand>& w, int h, int first, int cou
     float* const out = w.out + index * w.columns;
     for (int i = 0; i < lines; ++i) {
       const int behind = w.position[line + i] + 1 - first;
-      const float correction =
-          weigh<Operand>(w.scores + i * kBlockPositions, behind < count ? behind : count,
-                         w.scale_log2, w.maximum[index + i], w.sum[index + i],
-                         w.weights + i * kWeightWords);
+      const float correction = weigh<Operand>(
+          w.scores + i * kBlockPositions, behind < count ? behind : count, w.scale_log2,
+          w.maximum[index + i], w.sum[index + i], w.weights + i * kWeightWords);
       if (correction == 1.0f) continue;
       for (int c = 0; c < w.columns; ++c) out[i * w.columns + c] *= correction;
     }
-    multiply<Operand>(w.weights, kWeightWords, w.values, w.columns, (count + Operand::kPack - 1) / Operand::kPack,
-                      out, w.columns, lines, w.columns, true);
+    multiply<Operand>(w.weights, kWeightWords, w.values, w.columns,
+                      (count + Operand::kPack - 1) / Operand::kPack, out, w.columns, lines,
+                      w.columns, true);
   }
 }
 
@@ -549,9 +558,13 @@ inline AttendFunction choose(int dtype, [[maybe_unused]] bool exact) {
   if (dtype == kRdkBFloat16 && !exact) return attend<bf16, Bf16Operand>;
 #endif
   switch (dtype) {
-    case kRdkFloat32: return attend<float, FloatOperand>;
-    case kRdkBFloat16: return attend<bf16, FloatOperand>;
-    case kRdkFloat16: return attend<half, FloatOperand>;
-    default: return nullptr;
+    case kRdkFloat32:
+      return attend<float, FloatOperand>;
+    case kRdkBFloat16:
+      return attend<bf16, FloatOperand>;
+    case kRdkFloat16:
+      return attend<half, FloatOperand>;
+    default:
+      return nullptr;
   }
 }

@@ -1,9 +1,10 @@
 // attention_kernel.h once per instruction set.
 //
-// Other kernels leave vectorising to the compiler (dispatch.h). This one holds tiles of accumulators
-// in registers and transposes in them, so it spells out vectors, and their width has to be known
-// where they are declared: each inclusion has a namespace and a target region of its own. Every header
-// comes first, so that no code of others is compiled for a target that the machine may not have.
+// Other kernels leave vectorising to the compiler (dispatch.h). This one holds tiles of
+// accumulators in registers and transposes in them, so it spells out vectors, and their width has
+// to be known where they are declared: each inclusion has a namespace and a target region of its
+// own. Every header comes first, so that no code of others is compiled for a target that the
+// machine may not have.
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -65,10 +66,14 @@ namespace avx512_bf16 {
 AttendFunction attend_function(int dtype, bool exact) {
 #if RDK_X86_VARIANTS
   switch (capability()) {
-    case Capability::kAvx512Bf16: return avx512_bf16::choose(dtype, exact);
-    case Capability::kAvx512: return avx512::choose(dtype, exact);
-    case Capability::kAvx2: return avx2::choose(dtype, exact);
-    default: break;
+    case Capability::kAvx512Bf16:
+      return avx512_bf16::choose(dtype, exact);
+    case Capability::kAvx512:
+      return avx512::choose(dtype, exact);
+    case Capability::kAvx2:
+      return avx2::choose(dtype, exact);
+    default:
+      break;
   }
 #endif
   return baseline::choose(dtype, exact);

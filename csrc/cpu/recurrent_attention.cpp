@@ -35,14 +35,15 @@ constexpr int kItemLines = 48;
 // neighbouring heads are read together.
 constexpr int kFewLines = 16;
 
-// Models with no more channels than this get fp32 arithmetic: the time they take is not spent there.
+// Models with no more channels than this get fp32 arithmetic: the time they take is not spent
+// there.
 constexpr int64_t kExactWidth = 512;
 
 // Multiply-adds below which a second thread costs more than it saves (about 10 us).
 constexpr int64_t kInlineWork = 1 << 20;
 
-// Items that a launch should have: with fewer, threads wait for each other; with more, those for few
-// lines read less than a page of memory at a time.
+// Items that a launch should have: with fewer, threads wait for each other; with more, those for
+// few lines read less than a page of memory at a time.
 constexpr int64_t kWantedItems = 16;
 
 // Positions are divided, into parts of so many, if there are fewer KV heads than kWantedItems. The
@@ -62,8 +63,8 @@ struct Plan {
   std::vector<Merge> merges;
   std::vector<float> partials;
   std::vector<float> weights;  // of the parts of a line
-  int64_t num_partials;  // results of a line
-  int64_t work;  // multiply-adds
+  int64_t num_partials;        // results of a line
+  int64_t work;                // multiply-adds
 };
 
 void find_rows(const Params& p, Plan& plan) {
@@ -78,7 +79,8 @@ void find_rows(const Params& p, Plan& plan) {
   }
 }
 
-// ---- 2. Keys and values to the cache -------------------------------------------------------------
+// ---- 2. Keys and values to the cache
+// -------------------------------------------------------------
 
 struct WriteJob {
   const Params& p;
@@ -112,15 +114,15 @@ RDK_KERNEL void write_rows(const WriteJob& job, int64_t first, int64_t last) {
 
 RDK_CPU_VARIANTS(WriteKernel, WriteJob, write_rows)
 
-// ---- 3. Items ------------------------------------------------------------------------------------
+// ---- 3. Items
+// ------------------------------------------------------------------------------------
 
-// The items of the given lines of a sequence, which see positions [0, reach). `tiles`: how many sets
-// of lines there are.
+// The items of the given lines of a sequence, which see positions [0, reach). `tiles`: how many
+// sets of lines there are.
 void add_items(const Params& p, Plan& plan, AttentionItem item, int reach, int64_t tiles) {
   const int64_t few_heads = p.num_kv_heads * tiles / kWantedItems;
-  const int heads = item.num_lines < kFewLines
-                        ? std::clamp(static_cast<int>(few_heads), 1, p.num_kv_heads)
-                        : 1;
+  const int heads =
+      item.num_lines < kFewLines ? std::clamp(static_cast<int>(few_heads), 1, p.num_kv_heads) : 1;
   const int part = p.num_kv_heads < kWantedItems ? kPartPositions : reach;
   for (int head = 0; head < p.num_kv_heads; head += heads) {
     item.first_head = head;
@@ -175,7 +177,8 @@ void make_items(const Params& p, Plan& plan) {
   plan.partials.resize(static_cast<size_t>(plan.num_partials * partial_floats(p)));
 }
 
-// ---- 4. Threads ----------------------------------------------------------------------------------
+// ---- 4. Threads
+// ----------------------------------------------------------------------------------
 
 struct AttendTask {
   AttendFunction attend;
@@ -194,7 +197,8 @@ void attend_items(const void* context, int64_t, int64_t) {
   }
 }
 
-// ---- 5. Merge ------------------------------------------------------------------------------------
+// ---- 5. Merge
+// ------------------------------------------------------------------------------------
 
 // One line from its parts, `stride` apart: their sums, each brought to the largest maximum.
 template <class T>
@@ -255,9 +259,15 @@ int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for)
     parallel_for(count, 1, attend_items, &task);
   }
   switch (dtype) {
-    case kRdkFloat32: merge_items<float>(job, plan); break;
-    case kRdkBFloat16: merge_items<bf16>(job, plan); break;
-    default: merge_items<half>(job, plan); break;
+    case kRdkFloat32:
+      merge_items<float>(job, plan);
+      break;
+    case kRdkBFloat16:
+      merge_items<bf16>(job, plan);
+      break;
+    default:
+      merge_items<half>(job, plan);
+      break;
   }
   return kRdkSuccess;
 }
