@@ -21,7 +21,7 @@ DTYPE = torch.bfloat16
 
 
 def inputs(rows: int, context: int) -> tuple:
-    """A wavefront of ``rows`` rows at the end of ``context`` positions, whose pages lie anywhere."""
+    """A wavefront of ``rows`` rows at the end of ``context`` positions; pages lie anywhere."""
     pages = -(-context // PAGE_SIZE)
     angles = torch.rand(context, HEAD_DIM // 2) * 6.28
     cache = (pages, PAGE_SIZE, HEADS, HEAD_DIM)

@@ -2,8 +2,9 @@
 //
 //   <kernel, * for any template argument> <threads per block> <bytes of dynamic shared memory>
 //
-// Host code; bench/kernel_resources.py runs it to turn registers into blocks per SM. Where a launcher
-// chooses by shape, this is its choice at Huginn's sizes, with the element type in use there.
+// Host code; bench/kernel_resources.py runs it to turn registers into blocks per SM. Where a
+// launcher chooses by shape, this is its choice at Huginn's sizes, with the element type in use
+// there.
 #include <cstdio>
 
 #include "rdkernels/advance_wavefront.cuh"

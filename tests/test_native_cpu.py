@@ -232,6 +232,6 @@ def test_layouts_that_do_not_exist_are_refused():
         "page_table": torch.full_like(case.page_table, 10**6),
     }
     for name, value in bad.items():
-            with pytest.raises(ValueError, match=f"recurrent_attention: {name}: expected"):
+        with pytest.raises(ValueError, match=f"recurrent_attention: {name}: expected"):
             replace(case, **{name: value}).run("native")
     assert_same_bits(case.key_cache, before)

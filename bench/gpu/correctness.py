@@ -9,26 +9,30 @@ from bench.gpu.op_cases import OpCase, serve
 from rdkernels.ops import OPS
 from tests.support.checking import assert_close_to_reference
 
+FP32_BY_CONTRACT = ("cos_sin", "noise_weight")
+
 
 def as_tuple(result: object) -> tuple[torch.Tensor, ...]:
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
-def widened(arguments: tuple) -> tuple:
-    """The same call in fp64; tables that are fp32 by contract stay."""
-    return tuple(_widened(argument) for argument in arguments)
+def widened(case: OpCase) -> tuple:
+    """Copies of the arguments for the same call in fp64."""
+    schema = OPS[case.op].default._schema.arguments
 
+    def widen(name: str, value: object) -> object:
+        if isinstance(value, torch.dtype):
+            return torch.float64
+        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.double() if floating and name not in FP32_BY_CONTRACT else value
 
-def _widened(argument: object) -> object:
-    half = (torch.bfloat16, torch.float16)
-    if isinstance(argument, torch.Tensor):
-        return argument.double() if argument.dtype in half else argument
-    return torch.float64 if isinstance(argument, torch.dtype) and argument in half else argument
+    named = zip((argument.name for argument in schema), case.copies(), strict=True)
+    return tuple(widen(name, value) for name, value in named)
 
 
 def wrong(case: OpCase, provider: str) -> str | None:
     """None if all that ``provider`` returns and writes meets the error rule, else what is wrong."""
-    same, exact, used = case.copies(), widened(case.copies()), case.copies()
+    same, exact, used = case.copies(), widened(case), case.copies()
     want = as_tuple(OPS[case.op].eager(*same))
     truth = as_tuple(OPS[case.op].eager(*exact))
     got = as_tuple(serve(case, provider)(*used))

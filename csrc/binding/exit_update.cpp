@@ -53,10 +53,9 @@ void exit_update_out(const Tensor& state, const Tensor& previous_state, const Te
   params.iterations = static_cast<int32_t>(iterations);
   params.threshold = static_cast<float>(threshold);
   launch(kOp, params, dtype, state, RDK_LAUNCHERS(exit_update));
-  if (counts.const_data_ptr() != depth.const_data_ptr()) {
-    Tensor target = depth;
-    torch::stable::copy_(target, counts);
-  }
+  if (counts.const_data_ptr() == depth.const_data_ptr()) return;
+  Tensor target = depth;
+  torch::stable::copy_(target, counts);
 }
 
 std::tuple<Tensor, Tensor> exit_update(const Tensor& state, const Tensor& previous_state,

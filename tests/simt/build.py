@@ -7,7 +7,8 @@ Needs g++ and pybind11; neither torch nor CUDA.
 
 A module's source names itself: ``foo.cpp`` holds ``PYBIND11_MODULE(foo, m)``. Results are kept
 under ``$RDKERNELS_TEST_CACHE`` (default: ``_build`` beside this file) and checked against the
-contents of every file that the compiler read and every flag it was given.
+contents of every file that the compiler read and every flag it was given. ``$RDKERNELS_TEST_FLAGS``
+replaces the flags of the plain build, ``-O2 -g1``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _FLAGS = [
     "-Werror",
     "-Wno-unknown-pragmas",  # unroll
 ]
-_PLAIN = ["-O2", "-g1"]
+_PLAIN = os.environ.get("RDKERNELS_TEST_FLAGS", "-O2 -g1").split()
 _SANITIZE = [
     "-O1",
     "-g1",
