@@ -37,10 +37,12 @@ def calls(rows: int, width: int, dtype: torch.dtype, device: str) -> dict[str, t
     """For each op (and style): its name and random arguments."""
     delta, residual = torch.randn(2, rows, width, device=device).to(dtype).unbind()
     post, pre = torch.randn(2, width, device=device).to(dtype).unbind()
+    weight = torch.randn(9, width, device=device).to(dtype)
     gated = (4 * torch.randn(rows, 2 * width, device=device)).to(dtype)
     return {
         "rms_norm": ("rms_norm", residual, pre, EPS),
         "swiglu": ("swiglu", gated),
+        "row_linear": ("row_linear", residual, weight),
         "huginn": ("residual_norm", delta, residual, post, pre, EPS, "huginn"),
         "huginn without pre": ("residual_norm", delta, residual, post, None, EPS, "huginn"),
         "llama": ("residual_norm", delta, residual, None, pre, EPS, "llama"),

@@ -121,6 +121,15 @@ def test_threads_do_not_change_state_ops(dtype, seed, two_threads):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 9, 70])
+def test_threads_do_not_change_row_linear(rows, dtype, seed, two_threads):
+    x, weight = torch.randn(rows, 1056).to(dtype), torch.randn(1001, 1056).to(dtype)
+    parallel = ops.row_linear(x, weight, backend="native")
+    torch.set_num_threads(1)
+    assert_same_bits(ops.row_linear(x, weight, backend="native"), parallel)
+
+
 SCRIPT = """
 import sys, torch
 from rdkernels.backends import native
@@ -147,6 +156,8 @@ def probe() -> dict[str, torch.Tensor]:
         results[f"exit {name}"], _ = ops.exit_update(
             state, previous, depth, iterations=1, threshold=0.5, backend="native"
         )
+        weight = (torch.randn(11, 333) / 333**0.5).to(dtype)
+        results[f"linear {name}"] = ops.row_linear(state, weight, backend="native")
         results[f"noise {name}"] = ops.truncated_normal(
             keys, 333, 0.4, 7, dtype=dtype, backend="native"
         )

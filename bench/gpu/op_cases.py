@@ -147,6 +147,13 @@ def swiglu(session: Session, rows: int) -> OpCase:
     return OpCase("swiglu", f"{rows} rows", (x,), elements * x.element_size())
 
 
+def row_linear(session: Session, rows: int) -> OpCase:
+    c = session.config
+    x, weight = session.random(rows, c.width), session.random(c.width, c.width, seed=1)
+    moved = (2 * rows * c.width + c.width**2) * x.element_size()
+    return OpCase("row_linear", f"{rows} rows", (x, weight), moved, 2 * rows * c.width**2)
+
+
 def inject_state(session: Session, rows: int, noise: bool) -> OpCase:
     width, device = session.config.width, session.device
     state, embed, previous = session.random(3, rows, width).unbind()
@@ -218,6 +225,7 @@ def small_cases(session: Session) -> Iterator[OpCase]:
     yield residual_norm(session, 5)
     yield rms_norm(session, 5)
     yield swiglu(session, 5)
+    yield row_linear(session, 5)
     yield inject_state(session, 5, noise=False)
     yield inject_state(session, 5, noise=True)
     yield exit_update(session, 5)
@@ -235,6 +243,7 @@ def timed_cases(session: Session) -> Iterator[OpCase]:
         yield residual_norm(session, rows)
         yield rms_norm(session, rows)
         yield swiglu(session, rows)
+        yield row_linear(session, rows)
         yield inject_state(session, rows, noise=False)
         yield inject_state(session, rows, noise=True)
         yield exit_update(session, rows)

@@ -1,10 +1,7 @@
 // Vectors, operands, packing and products for attention_kernel.h, which includes this file once per
 // instruction set and says how; hence no include guard.
 
-constexpr int kLanes = RDK_VECTOR_BYTES / 4;
-using Floats = float __attribute__((vector_size(RDK_VECTOR_BYTES)));
-using Words = uint32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
-using Ints = int32_t __attribute__((vector_size(RDK_VECTOR_BYTES)));
+#include "vectors.h"
 
 // Lines of one tile of a product, and its vectors, so that the accumulators fill 24 of the 32
 // registers of AVX-512, or 12 of the 16 that other instruction sets have.
@@ -15,27 +12,6 @@ constexpr int tile_vectors(int lines) {
   return lines <= 3 ? 2 * kSmallest : kSmallest;
 }
 
-template <class V>
-RDK_KERNEL V load(const void* from) {
-  V v;
-  __builtin_memcpy(&v, from, sizeof(V));
-  return v;
-}
-
-template <class V>
-RDK_KERNEL void store(void* to, V v) {
-  __builtin_memcpy(to, &v, sizeof(V));
-}
-
-// Lane i is a[index] or, from kLanes on, b[index - kLanes]; one index per lane.
-#if defined(__clang__)
-#define RDK_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define RDK_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
-#endif
-
-using LaneIndices = std::make_integer_sequence<int, kLanes>;
-
 template <int... I>
 RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
   return Ints{I...};
@@ -43,11 +19,6 @@ RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
 
 // ---- Reductions over the lanes
 // -------------------------------------------------------------------
-
-template <int kStep, int... I>
-RDK_KERNEL Floats rotate_lanes(Floats v, std::integer_sequence<int, I...>) {
-  return RDK_SHUFFLE(v, v, ((I + kStep) % kLanes)...);
-}
 
 template <int kStep = kLanes / 2>
 RDK_KERNEL float sum_of(Floats v) {
@@ -104,13 +75,6 @@ struct Bf16Operand {
 
 // ---- Packing
 // -------------------------------------------------------------------------------------
-
-template <int kStep, int... I>
-RDK_KERNEL void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
-  const Words low = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I - kStep : I)...);
-  b = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I : I + kStep)...);
-  a = low;
-}
 
 // Transposes a square of words: in step s, blocks of s x s words off the diagonal change places.
 template <int kStep = kLanes / 2>

@@ -61,6 +61,10 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
     return (torch.nn.functional.silu(gate) * up).to(x.dtype)
 
 
+def row_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(x, weight)
+
+
 def rotate(x: torch.Tensor, cos_sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """Rotary embedding of ``x [N, heads, d]`` with per-row ``cos_sin [N, d]``, in fp32."""
     cos, sin = _wide(cos_sin).unsqueeze(1).chunk(2, dim=-1)

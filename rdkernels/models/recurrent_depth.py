@@ -6,11 +6,12 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear as torch_linear
 
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
@@ -18,6 +19,9 @@ from rdkernels.errors import ArgumentError
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
+
+# Up to so many rows the native CPU kernel of row_linear is faster than torch's GEMM.
+FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class RecurrentDepthModel:
 
         Writes the core layers' K/V to the slots that ``rows`` addresses.
         """
-        hidden = linear(adapter_input, self.weights.adapter)
+        hidden = self._linear(adapter_input)(adapter_input, self.weights.adapter)
         return self._blocks(hidden, self.weights.core, cache.core, rows)
 
     def decode(
@@ -165,7 +169,14 @@ class RecurrentDepthModel:
         normed = self._blocks(hidden, w.coda, cache.coda, rows, last_norm=w.final_norm)
         if select is not None:
             normed = normed[select]
-        return linear(normed, w.head).float()
+        return self._linear(normed)(normed, w.head).float()
+
+    def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """What applies linear layers to ``rows``: torch's GEMM, or a kernel for few rows."""
+        if rows.size(0) > FEW_ROWS or rows.device.type != "cpu":
+            return torch_linear
+        serving = ops.bind(rows, self.backend).row_linear
+        return torch_linear if serving is ops.OPS["row_linear"].eager else serving
 
     def _blocks(
         self,
@@ -177,7 +188,7 @@ class RecurrentDepthModel:
     ) -> torch.Tensor:
         """Run blocks; returns the hidden rows, normalised by ``last_norm`` if that is given."""
         eps, scale = self.config.norm_eps, self.config.head_dim**-0.5
-        op = ops.bind(hidden, self.backend)
+        op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
         normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
         for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
             qkv = linear(normed, block.wqkv)

@@ -12,6 +12,7 @@ from rdkernels.ops.inject_state import inject_state
 from rdkernels.ops.recurrent_attention import recurrent_attention
 from rdkernels.ops.residual_norm import residual_norm
 from rdkernels.ops.rms_norm import rms_norm
+from rdkernels.ops.row_linear import row_linear
 from rdkernels.ops.sample_tokens import sample_tokens
 from rdkernels.ops.swiglu import swiglu
 from rdkernels.ops.truncated_normal import truncated_normal
@@ -27,6 +28,7 @@ __all__ = [
     "recurrent_attention",
     "residual_norm",
     "rms_norm",
+    "row_linear",
     "sample_tokens",
     "swiglu",
     "truncated_normal",

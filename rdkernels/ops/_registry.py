@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -99,17 +98,32 @@ def _write_out(eager: Callable[..., Any], out: str) -> Callable[..., None]:
     return eager_out
 
 
+class Bound:
+    """The functions that :func:`bind` chose, by name; each is chosen when it is first asked for."""
+
+    def __init__(self, *choice: Any) -> None:
+        self._choice = choice
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in OPS:
+            raise AttributeError(name)
+        function = _select(name, *self._choice)
+        setattr(self, name, function)
+        return function
+
+
 @cache
-def _bind(backend: str | None, device: str, dtype: torch.dtype) -> SimpleNamespace:
-    return SimpleNamespace(**{name: _select(name, backend, device, dtype) for name in OPS})
+def _bind(backend: str | None, device: str, dtype: torch.dtype) -> Bound:
+    return Bound(backend, device, dtype)
 
 
-def bind(tensor: torch.Tensor, backend: str | None = None) -> SimpleNamespace:
+def bind(tensor: torch.Tensor, backend: str | None = None) -> Bound:
     """Every op's serving function for tensors like ``tensor``, chosen once: ``bind(x).swiglu(x)``.
 
     For code that calls many ops in a row with arguments it has built itself: the functions take
     the positional arguments of the schemas, and the public functions' checks are not repeated.
-    Where autograd would record ``tensor``, all are eager. Raises as :meth:`Op.provider`.
+    Where autograd would record ``tensor``, all are eager. A function whose forced provider cannot
+    serve raises as :meth:`Op.provider` when it is asked for.
     """
     backend = backend or os.environ.get("RDKERNELS_BACKEND") or None
     if torch.is_grad_enabled() and tensor.requires_grad:

@@ -1,0 +1,297 @@
+// The kernel of row_linear. row_linear.cpp includes this file once per instruction set, inside a
+// namespace and a target region, hence no include guard; what has to be defined is in vectors.h.
+//
+// Every element of the result is a dot product along the depth, of rows as they lie in memory:
+//
+//                   one chunk of the depth
+//    weight [width, depth]  ..|======|..    kPanel rows, fetched while the chunk before is used
+//                             |  |  |
+//    x [rows, depth]  --------+--+--+---->  sums by lane  ->  (next chunk)  ->  sum over lanes ->
+//    out
+//       kTileRows at a time --+--+--+---->
+//
+// The chunk of a panel stays in L1 while all rows of x use it. A dot product has a sum per lane,
+// which takes its elements in the order of the depth, and the lanes are added up by one tree:
+// neither depends on what else is computed beside it, so nor does any bit of the result.
+
+#include "vectors.h"
+
+constexpr int kTileRows = kLanes == 16 ? 4 : 2;
+constexpr int kPanel = kLanes == 16 ? 6 : 4;  // 24 of 32 registers hold sums, or 8 of 16
+constexpr int kChunkSteps = 32;               // a chunk is this many vectors of each row
+
+// ---- Elements: how a vector of a row is read and multiplied ------------------------------------
+
+template <class T>
+struct Elements;
+
+template <>
+struct Elements<float> {
+  using Vector = Floats;
+  static constexpr int kStep = kLanes;  // elements of a vector
+  RDK_KERNEL static Vector read(const float* from) { return load<Floats>(from); }
+  RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) { return sum + a * b; }
+  RDK_KERNEL static void write(float* to, Floats v) { store(to, v); }
+};
+
+template <>
+struct Elements<half> {
+  using Vector = Floats;
+  static constexpr int kStep = kLanes;
+  RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) { return sum + a * b; }
+#if RDK_VECTOR_BYTES == 64
+  RDK_KERNEL static Vector read(const half* from) {
+    return (Floats)_mm512_maskz_cvtph_ps(0xFFFF, load<__m256i>(from));
+  }
+  RDK_KERNEL static void write(half* to, Floats v) {
+    store(to, _mm512_maskz_cvtps_ph(0xFFFF, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif RDK_VECTOR_BYTES == 32
+  RDK_KERNEL static Vector read(const half* from) {
+    return (Floats)_mm256_cvtph_ps(load<__m128i>(from));
+  }
+  RDK_KERNEL static void write(half* to, Floats v) {
+    store(to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+  }
+#else
+  RDK_KERNEL static Vector read(const half* from) {
+    Floats v{};
+    for (int i = 0; i < kLanes; ++i) v[i] = to_float(from[i]);
+    return v;
+  }
+  RDK_KERNEL static void write(half* to, Floats v) {
+    for (int i = 0; i < kLanes; ++i) to[i] = from_float<half>(v[i]);
+  }
+#endif
+};
+
+template <>
+struct Elements<bf16> {
+  using Vector = Words;  // pairs; both elements of a pair go to one lane
+  static constexpr int kStep = 2 * kLanes;
+  RDK_KERNEL static Vector read(const bf16* from) { return load<Words>(from); }
+#if RDK_BF16_DOT
+  RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+#else
+  RDK_KERNEL static Floats low(Words pairs) { return reinterpret_cast<Floats>(pairs << 16); }
+  RDK_KERNEL static Floats high(Words pairs) {
+    return reinterpret_cast<Floats>(pairs & 0xFFFF0000u);
+  }
+  RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) {
+    return (sum + low(a) * low(b)) + high(a) * high(b);
+  }
+#endif
+  RDK_KERNEL static void write(bf16* to, Floats v) {  // as from_float
+    using Halves = uint16_t __attribute__((vector_size(RDK_VECTOR_BYTES / 2)));
+    const Words bits = reinterpret_cast<Words>(v);
+    const Words rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    store(to, __builtin_convertvector(v == v ? rounded : Words{} + 0x7FFFu, Halves));
+  }
+};
+
+// The first `count` elements from there, zeros behind them.
+template <class T>
+RDK_KERNEL typename Elements<T>::Vector read_first(const T* from, int count) {
+  T elements[Elements<T>::kStep]{};
+  __builtin_memcpy(elements, from, static_cast<size_t>(count) * sizeof(T));
+  return Elements<T>::read(elements);
+}
+
+// ---- Sums over lanes ---------------------------------------------------------------------------
+
+// Lane i of the result is the sum over the lanes of sums[i], for i < kCount. Each step adds the
+// lanes of one half of a block to those of the other, for two vectors at once where there are two.
+template <int kCount, int kStep = kLanes / 2>
+RDK_KERNEL Floats sum_lanes(Floats* sums) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kStep && i < kCount; ++i) {
+    Floats other = sums[i];
+    if (i + kStep < kCount) {
+      other = sums[i + kStep];
+      exchange<kStep>(sums[i], other, LaneIndices());
+    } else {
+      other = rotate_lanes<kStep>(other, LaneIndices());
+    }
+    sums[i] += other;
+  }
+  if constexpr (kStep > 1) return sum_lanes<(kCount < kStep ? kCount : kStep), kStep / 2>(sums);
+  return sums[0];
+}
+
+// ---- Tiles -------------------------------------------------------------------------------------
+
+using PanelSums = Floats[kPanel];  // of one row of x, by lane
+
+// A panel's chunk of the depth.
+template <class T>
+struct Chunk {
+  const T* weight[kPanel];
+  const T* next[kPanel];  // the chunk that follows, of this panel or the next
+  int64_t steps;          // whole vectors of a row
+  int rest;               // elements behind them
+  bool is_first, is_last;
+  int columns;  // rows of weight that count
+};
+
+// sums[j] += x . weight[j], for one vector of each.
+template <class T>
+RDK_KERNEL void add_products(typename Elements<T>::Vector x,
+                             const typename Elements<T>::Vector (&weight)[kPanel],
+                             Floats (&sums)[kPanel]) {
+#pragma GCC unroll 8
+  for (int j = 0; j < kPanel; ++j) sums[j] = Elements<T>::dot(sums[j], x, weight[j]);
+}
+
+// Adds the chunk's products for kRows rows; with kFetch, meanwhile fetches rows [first, last) of
+// the next chunk.
+template <class T, bool kFetch, int kRows>
+RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<T>& chunk, int first, int last,
+                          PanelSums* sums) {
+  using E = Elements<T>;
+  typename E::Vector weight[kPanel];
+  Floats tile[kRows][kPanel];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanel; ++j) tile[i][j] = chunk.is_first ? Floats{} : sums[i][j];
+  }
+  const int64_t end = chunk.steps * E::kStep;
+  for (int64_t at = 0; at < end; at += E::kStep) {
+    if constexpr (kFetch) {
+#pragma GCC unroll 1
+      for (int j = first; j < last; ++j) __builtin_prefetch(chunk.next[j] + at);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanel; ++j) weight[j] = E::read(chunk.weight[j] + at);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      add_products<T>(E::read(x + i * x_stride + at), weight, tile[i]);
+    }
+  }
+  if (chunk.rest > 0) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanel; ++j) weight[j] = read_first(chunk.weight[j] + end, chunk.rest);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      add_products<T>(read_first(x + i * x_stride + end, chunk.rest), weight, tile[i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanel; ++j) sums[i][j] = tile[i][j];
+  }
+}
+
+// out[kRows][columns] from the sums by lane.
+template <class T, int kRows>
+RDK_KERNEL void write_tile(const PanelSums* sums, T* out, int64_t out_stride, int columns) {
+  constexpr int kCount = kRows * kPanel, kRest = kCount % kLanes, kWhole = kCount - kRest;
+  Floats list[kCount];
+#pragma GCC unroll 32
+  for (int i = 0; i < kCount; ++i) list[i] = sums[i / kPanel][i % kPanel];
+  T results[kWhole + kLanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < kWhole; i += kLanes) {
+    Elements<T>::write(results + i, sum_lanes<kLanes>(list + i));
+  }
+  if constexpr (kRest > 0) {
+    Elements<T>::write(results + kWhole, sum_lanes<kRest>(list + kWhole));
+  }
+  for (int i = 0; i < kRows; ++i) {
+    T* const to = out + i * out_stride;
+    if (columns == kPanel) {
+      __builtin_memcpy(to, results + i * kPanel, kPanel * sizeof(T));
+    } else {
+      for (int j = 0; j < columns; ++j) to[j] = results[i * kPanel + j];
+    }
+  }
+}
+
+// The same for a tile of kTileRows rows or the fewer that are left; writes out after the last
+// chunk.
+template <class T, bool kFetch, int kRows = kTileRows>
+RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride, const Chunk<T>& chunk,
+                             int first, int last, PanelSums* sums, T* out, int64_t out_stride) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return compute_tile<T, kFetch, kRows - 1>(rows, x, x_stride, chunk, first, last, sums, out,
+                                                out_stride);
+    }
+  }
+  add_chunk<T, kFetch, kRows>(x, x_stride, chunk, first, last, sums);
+  if (chunk.is_last) write_tile<T, kRows>(sums, out, out_stride, chunk.columns);
+}
+
+// ---- Panels ------------------------------------------------------------------------------------
+
+// All `rows` <= kBlockRows rows from `first_row` on, for the panel at `output`. The last panel may
+// have fewer columns: it repeats the last row of weight instead.
+template <class T, bool kSingleGroup>
+RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int rows, int64_t output,
+                              int64_t last, PanelSums* sums) {
+  using E = Elements<T>;
+  const int64_t vectors = p.depth / E::kStep;
+  const int groups = (rows + kTileRows - 1) / kTileRows;
+  const auto row_of = [&](int64_t j) {
+    return static_cast<const T*>(p.weight) + (j < last ? j : last - 1) * p.weight_stride;
+  };
+  // A single group uses the weight once: the machine's own prefetching keeps up best with that.
+  const int64_t chunk_steps = kSingleGroup ? vectors : kChunkSteps;
+  Chunk<T> chunk;
+  chunk.columns = last - output < kPanel ? static_cast<int>(last - output) : kPanel;
+  int64_t at = 0;  // vectors before the chunk
+  do {
+    chunk.is_first = at == 0;
+    chunk.is_last = vectors - at <= chunk_steps;
+    chunk.steps = chunk.is_last ? vectors - at : chunk_steps;
+    chunk.rest = chunk.is_last ? static_cast<int>(p.depth % E::kStep) : 0;
+    for (int j = 0; j < kPanel; ++j) {
+      chunk.weight[j] = row_of(output + j) + at * E::kStep;
+      chunk.next[j] =
+          chunk.is_last ? row_of(output + kPanel + j) : chunk.weight[j] + chunk_steps * E::kStep;
+    }
+    for (int group = 0; group < groups; ++group) {
+      const int row = group * kTileRows;
+      const T* const x =
+          static_cast<const T*>(p.x) + (first_row + row) * p.x_stride + at * E::kStep;
+      T* const out = static_cast<T*>(p.out) + (first_row + row) * p.out_stride + output;
+      // Fetching is spread over the groups: memory and arithmetic are to be busy all the time.
+      const int fetched = kPanel * group / groups, fetch = kPanel * (group + 1) / groups;
+      compute_tile<T, !kSingleGroup>(rows - row, x, p.x_stride, chunk, fetched, fetch, sums + row,
+                                     out, p.out_stride);
+    }
+    at += chunk.steps;
+  } while (!chunk.is_last);
+}
+
+// Columns [first, last) of the output.
+template <class T>
+void linear(const RowLinearParams& p, int64_t first, int64_t last) {
+  PanelSums sums[kBlockRows];
+  for (int64_t row = 0; row < p.rows; row += kBlockRows) {
+    const int rows = p.rows - row < kBlockRows ? static_cast<int>(p.rows - row) : kBlockRows;
+    for (int64_t output = first; output < last; output += kPanel) {
+      if (rows <= kTileRows) {
+        compute_panel<T, true>(p, row, rows, output, last, sums);
+      } else {
+        compute_panel<T, false>(p, row, rows, output, last, sums);
+      }
+    }
+  }
+}
+
+inline LinearFunction choose(int dtype) {
+  switch (dtype) {
+    case kRdkFloat32:
+      return linear<float>;
+    case kRdkBFloat16:
+      return linear<bf16>;
+    case kRdkFloat16:
+      return linear<half>;
+    default:
+      return nullptr;
+  }
+}
