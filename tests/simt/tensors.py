@@ -12,6 +12,8 @@ from .build import compiler, load_module
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # RdkDtype
 NAN = float("nan")
+# Not NaN, which is also what a kernel computes from the NaN past the end of its inputs.
+_GUARD = 77.0
 
 Options = dict[str, object]  # of one emulated launch: see schedules.py
 
@@ -35,7 +37,7 @@ def aligned(tensor: torch.Tensor, gap: int = 0) -> torch.Tensor:
     rows, width = tensor.shape
     per_line = 128 // tensor.element_size()
     stride = -(-(width + gap) // per_line) * per_line
-    storage = torch.full((rows * stride + 2 * per_line,), NAN, dtype=tensor.dtype)
+    storage = torch.full((rows * stride + per_line + gap,), NAN, dtype=tensor.dtype)
     skip = -storage.data_ptr() // tensor.element_size() % per_line + gap
     view = storage[skip : skip + rows * stride].view(rows, stride)[:, :width]
     return view.copy_(tensor)
@@ -47,12 +49,19 @@ def unaligned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def blank(rows: int, width: int, dtype: torch.dtype, gap: int = 0) -> torch.Tensor:
-    """An output: NaN, and NaN between its rows, which must stay."""
-    return aligned(torch.full((rows, width), NAN, dtype=dtype), gap)
+    """An output: NaN, to be overwritten, and between its rows a number, which must stay."""
+    out = aligned(torch.full((rows, width), NAN, dtype=dtype), gap)
+    around(out).fill_(_GUARD)
+    return out
+
+
+def guarded(out: torch.Tensor) -> bool:
+    """Whether nothing was written between the rows of a tensor from ``blank``."""
+    return bool((around(out) == _GUARD).all())
 
 
 def around(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements between the rows of ``aligned`` or ``blank``, to see that none was written."""
+    """The elements between the rows of ``aligned`` or ``blank``."""
     rows, width = tensor.shape
     return tensor.as_strided((max(rows - 1, 0), tensor.stride(0) - width), (tensor.stride(0), 1),
                              tensor.storage_offset() + width)  # fmt: skip

@@ -97,6 +97,13 @@ def test_values(kernels, dtype, width, criterion, place):
     check(kernels, state, previous, None, criterion)
 
 
+def test_every_array_has_a_stride_of_its_own(kernels):
+    state, previous = states(7, 4, 64, torch.bfloat16)
+    previous = aligned(previous, gap=64)
+    assert state.stride(0) != previous.stride(0)
+    check(kernels, state, previous, None, "latent-diff")
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_wider_than_a_tile(kernels, criterion):
     check(kernels, *states(1, 2, 17000, torch.bfloat16), None, criterion)

@@ -28,6 +28,8 @@ OP = "sample_tokens"
 INF = float("inf")
 DEFAULTS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 GREEDY = {"temperature": 0.0}
+# So hot that any token may win that a wrong threshold lets through.
+HOT = {"temperature": 100.0, "top_k": 5}
 RULES = [
     {},
     {"temperature": 0.3},
@@ -165,6 +167,13 @@ def test_hostile_values(kernels, dtype, rules):
         check(kernels, aligned(torch.tensor(rows).to(dtype)), **rules)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_takes_no_place_among_the_largest(kernels, dtype):
+    logits = random_logits(11, 8, 200, dtype)
+    logits[:, ::2] = NAN
+    check(kernels, logits, **HOT)
+
+
 @pytest.mark.parametrize("temperature", [1e-300, 1e-44, 1e-20, 1e4, 1e30, 1e300])
 def test_extreme_temperatures(kernels, temperature):
     for logits in (random_logits(4, 6, 300, torch.float32), torch.randn(3, 300) * 1e37):
@@ -225,13 +234,15 @@ def test_many_random_problems(kernels, seed):
 # ---- execution ----
 
 
-@pytest.mark.parametrize("rules", [GREEDY, {"top_k": 40, "top_p": 0.9, "min_p": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "rules", [GREEDY, {"top_k": 40, "top_p": 0.9, "min_p": 0.01}, HOT], ids=str
+)
 def test_every_schedule(kernels, rules):
     logits, keys = random_logits(7, 3, 3000, torch.bfloat16), random_keys(3)
     results = {}
     for name, options in adversarial(seed=9, random_runs=2).items():
         results[name] = (run(kernels, logits, keys, options, **rules)[0],)
-    assert_same_everywhere(results)
+    assert_same_everywhere(results | {"eager": (expected(logits, keys, **rules),)})
 
 
 def test_thresholds_do_not_depend_on_the_schedule(kernels):

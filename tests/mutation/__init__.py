@@ -1,0 +1,1 @@
+"""Planted bugs that the emulator tests must catch: ``python -m tests.mutation``. See README.md."""
