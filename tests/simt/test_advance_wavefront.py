@@ -200,9 +200,10 @@ def test_a_limit_past_the_table_does_not_write_past_it(kernels):
     """Outside the contract, but memory stays whole."""
     state = one_sequence(4, 12, headway=9)
     table = torch.full((1, 20), 5)
+    table[:, 6:] = UNWRITTEN
     state |= {"tokens": table[:, :6], "limit": int32([10**9])}
     tokens = run(kernels, state)[0]
-    assert (tokens[0, 6:] == 5).all()
+    assert (tokens[0, 6:] == UNWRITTEN).all()
 
 
 def test_every_schedule(kernels):
@@ -210,6 +211,7 @@ def test_every_schedule(kernels):
     state = random_state(rng, 45, 70, agree=0.95, settle=0.95)
     for name, options in adversarial(seed=12).items():
         results[name] = run(kernels, state, **options)
+    results["specification"] = specification(state)
     assert_same_everywhere(results)
 
 
