@@ -89,7 +89,8 @@ def test_large_scores_do_not_overflow(provider, device, dtype, seed):
     kv = 2 * 32
     case.qkv[:, :-kv] *= 40
     case.key_cache.mul_(40)
-    check_case(case, provider, device)
+    # One rounding of a score of 40 * 40 * 4 in fp32 is 4e-4, and a weight moves as much.
+    check_case(case, provider, device, scale=40.0)
 
 
 # Rows that are not there.

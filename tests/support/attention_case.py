@@ -183,23 +183,24 @@ def reference(
     return out.flatten(1), keys, values
 
 
-def check_case(case: AttentionCase, provider: str, device: str) -> torch.Tensor:
+def check_case(case: AttentionCase, provider: str, device: str, scale: float = 1.0) -> torch.Tensor:
     """Run ``case`` on copies of its caches and hold everything it wrote to the reference.
 
     Outputs and new keys to the error rule, values to the bit; every other cell must be untouched.
+    ``scale`` is that of the error rule.
     """
     used = case.to(device).fresh()
     out = used.run(provider).cpu()
     same, keys, values = reference(case, case.qkv.dtype)
     exact, exact_keys, _ = reference(case, torch.float64)
-    assert_close_to_reference(out, same, exact)
+    assert_close_to_reference(out, same, exact, scale=scale)
     written = torch.zeros(case.key_cache.shape[:2], dtype=torch.bool)
     for b, first in enumerate(case.start.tolist()):
         for i, row in enumerate(range(len(out))[case.sequence_rows(b)]):
             if case.is_active(row):
                 written[case.cells(b, torch.tensor(first + i))] = True
     got_keys, got_values = used.key_cache.cpu(), used.value_cache.cpu()
-    assert_close_to_reference(got_keys[written], keys[written], exact_keys[written])
+    assert_close_to_reference(got_keys[written], keys[written], exact_keys[written], scale=scale)
     assert_same_bits(got_keys[~written], case.key_cache[~written])
     assert_same_bits(got_values, values)
     return out
