@@ -23,7 +23,10 @@ OP = "row_linear"
 def check(x, weight, provider):
     out = row_linear(x, weight, backend=provider)
     same = torch.nn.functional.linear(x, weight)
-    assert_close_to_reference(out, same, torch.nn.functional.linear(x.double(), weight.double()))
+    exact = torch.nn.functional.linear(x.double(), weight.double())
+    # Sums of `depth` products of about 1 are about its root.
+    scale = max(1.0, x.size(1) ** 0.5)
+    assert_close_to_reference(out, same, exact, scale=scale)
     return out
 
 
