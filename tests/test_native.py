@@ -70,7 +70,7 @@ def check(op: str, *arguments, out: tuple[torch.Tensor, ...] | None = None) -> N
     got = outputs(native.function(op)(*arguments)) if out is None else out
     definition = getattr(eager, op)
     same, exact = outputs(definition(*arguments)), outputs(definition(*wide(arguments)))
-    # The sums of a linear layer are as large as the root of their number; other outputs are about 1.
+    # The sums of a linear layer are as large as the root of their number; others are about 1.
     scale = max(1.0, arguments[0].size(1) ** 0.5) if op == "row_linear" else 1.0
     for triple in zip(got, same, exact, strict=True):
         assert_close_to_reference(*triple, scale=scale)
