@@ -187,7 +187,7 @@ def check_case(case: AttentionCase, provider: str, device: str, scale: float = 1
     """Run ``case`` on copies of its caches and hold everything it wrote to the reference.
 
     Outputs and new keys to the error rule, values to the bit; every other cell must be untouched.
-    ``scale`` is that of the error rule.
+    ``scale`` is that of the error rule for the outputs.
     """
     used = case.to(device).fresh()
     out = used.run(provider).cpu()
