@@ -65,12 +65,18 @@ class Op:
 
 
 def define(
-    schema: str, *, eager: Callable[..., Any], fake: Callable[..., Any], out: str = ""
+    schema: str,
+    *,
+    eager: Callable[..., Any],
+    fake: Callable[..., Any],
+    out: str = "",
+    eager_out: Callable[..., None] | None = None,
 ) -> Op:
     """Define ``rdkernels::<schema>`` and, if ``out`` names output arguments, its ``out`` overload.
 
     ``schema`` is a torch schema without namespace; ``out`` is the argument text of the outputs,
-    e.g. ``"Tensor(a!) out"``.
+    e.g. ``"Tensor(a!) out"``. ``eager_out`` is the eager meaning of the ``out`` overload where it
+    is more than ``eager`` and a copy, for outputs whose sizes the caller may choose.
     """
     name = schema[: schema.index("(")]
     LIBRARY.define(schema)
@@ -79,7 +85,8 @@ def define(
     if out:
         arguments = schema[schema.index("(") + 1 : schema.rindex(") ->")]
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
-        LIBRARY.impl(f"{name}.out", _write_out(eager, out), "CompositeExplicitAutograd")
+        eager_out = eager_out or _write_out(eager, out)
+        LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
     OPS[name] = Op(name, eager)
     return OPS[name]
