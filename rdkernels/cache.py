@@ -170,6 +170,16 @@ class SharedKVCache:
         self._outer.grow((sequence,), pages)
         self._core.grow(self._tables(sequence), pages)
 
+    def fits(self, *tokens: int) -> bool:
+        """Whether new sequences of these lengths would find enough free pages, all together."""
+        pages = sum(-(-count // self.page_size) for count in tokens)
+        return pages <= len(self._outer.free) and pages * self.slots <= len(self._core.free)
+
+    def could_fit(self, tokens: int) -> bool:
+        """Whether one sequence of this length would find enough pages in the empty cache."""
+        pages = -(-tokens // self.page_size)
+        return pages <= self._outer.capacity and pages * self.slots <= self._core.capacity
+
     def truncate(self, sequence: int, tokens: int = 0) -> None:
         """Give back the pages of ``sequence`` that no position below ``tokens`` needs."""
         pages = -(-tokens // self.page_size)

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import operator
 import time
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from rdkernels.errors import ArgumentError, is_whole
+from rdkernels import requests
+from rdkernels.engine import Completion, Engine, Update
+from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers.loop import Request, WavefrontLoop
-from rdkernels.samplers.policies import DiffusionForcing, Sampler, Sampling
+from rdkernels.samplers.policies import Sampler
+from rdkernels.samplers.sampling import Sampling
 from rdkernels.samplers.trace import GenerationStats, OuterStep, Trace
+
+_WHERE = "generate"
 
 
 @dataclass
 class GenerationOutput:
-    """What came out.
+    """What came out, an entry per sequence: the samples of the first prompt, then the second's.
 
     Attributes:
-        tokens: per prompt, the generated ids only; a stop token, if hit, is the last one.
-        texts: per prompt, the decoded tokens; None where the model has no tokenizer.
+        tokens: the generated ids only; a stop token, if hit, is the last one.
+        texts: the decoded tokens, without a stop string; None where the model has no tokenizer.
+        finish_reasons: ``stop`` (token), ``stop_string`` or ``length``.
+        log_probs: of each token, or None unless asked for; see :class:`rdkernels.Completion`.
         stats: totals.
         trace: a record per outer step, if asked for.
     """
 
     tokens: list[list[int]]
     texts: list[str] | None
+    finish_reasons: list[str]
+    log_probs: list[list[float]] | None
     stats: GenerationStats
     trace: Trace | None = None
 
@@ -45,10 +49,14 @@ def generate(
     sampling: Sampling | None = None,
     max_new_tokens: int = 64,
     stop_tokens: Sequence[int] = (),
+    stop_strings: Sequence[str] = (),
+    samples_per_prompt: int = 1,
     seed: int = 0,
     sequence_ids: Sequence[int] | None = None,
+    log_probs: bool = False,
     trace: bool = False,
     on_step: Callable[[OuterStep], None] | None = None,
+    on_update: Callable[[Update], None] | None = None,
 ) -> GenerationOutput:
     """Continue every prompt.
 
@@ -62,11 +70,16 @@ def generate(
         sampling: default greedy.
         max_new_tokens: per prompt; the context limit may end a sequence earlier.
         stop_tokens: end a sequence after one of these is committed.
+        stop_strings: end a sequence once its text contains one of these.
+        samples_per_prompt: sequences per prompt, each with random draws of its own.
         seed: 64-bit seed of initial states, noise and sampling.
-        sequence_ids: 31-bit random key per prompt. Default: a hash of the prompt's tokens, and of
+        sequence_ids: 31-bit random key per sequence. Default: a hash of the prompt's tokens, and of
             how often the same prompt came before it in this batch.
+        log_probs: report the log-probability of every token.
         trace: keep a record of every outer step.
         on_step: called with the record of every outer step as it ends.
+        on_update: called whenever tokens of a sequence are committed; ``update.request`` is the
+            sequence's number in the output.
 
     Returns:
         :class:`GenerationOutput`.
@@ -75,55 +88,85 @@ def generate(
         ArgumentError: an empty or too long prompt, a token outside the vocabulary, a prompt of
             text without a tokenizer, or a malformed option. Nothing has run then.
     """
-    sampler = DiffusionForcing() if sampler is None else sampler
-    sampling = Sampling() if sampling is None else sampling
-    _expect_type("sampler", sampler, Sampler)
-    _expect_type("sampling", sampling, Sampling)
-    if on_step is not None and not callable(on_step):
-        raise ArgumentError("generate", "on_step", "a callable or None", repr(on_step))
-    request = _request(model, prompts, max_new_tokens, stop_tokens, seed, sequence_ids)
-    record = Trace([len(prompt) for prompt in request.prompts]) if trace else None
-    stats = GenerationStats()
-    if not request.prompts or max_new_tokens == 0:
-        stats.depths = [[] for _ in request.prompts]
-        stats.sequence_core_iterations = [0] * len(request.prompts)
-        return _output(model, [[] for _ in request.prompts], stats, record)
+    requests.expect_callable(_WHERE, "on_step", on_step)
+    requests.expect_callable(_WHERE, "on_update", on_update)
+    for name, value, kind in (("sampler", sampler, Sampler), ("sampling", sampling, Sampling)):
+        if value is not None:
+            requests.expect_type(_WHERE, name, value, kind)
+    requests.expect_count(_WHERE, "max_new_tokens", max_new_tokens)
+    requests.expect_count(_WHERE, "samples_per_prompt", samples_per_prompt, least=1)
+    requests.expect_seed(_WHERE, seed)
+    encoded = _encode(model, prompts, samples_per_prompt, with_room=max_new_tokens > 0)
+    stops = requests.ids(_WHERE, "stop_tokens", stop_tokens, model.config.vocabulary)
+    strings = requests.stop_string_list(model, _WHERE, stop_strings)
+    keys = _sequence_ids(encoded, sequence_ids)
+    record = Trace([len(prompt) for prompt in encoded]) if trace else None
+    if not encoded or max_new_tokens == 0:
+        nothing = Completion([], _empty_text(model), "length", [], [] if log_probs else None, 0)
+        return _output([nothing] * len(encoded), GenerationStats(), record)
 
+    longest = max(map(len, encoded)) + max_new_tokens
     began = time.perf_counter()
-    loop = WavefrontLoop(model, sampler.wavefront_policy(), sampling, request)
-    loop.prefill()
+    engine = Engine(
+        model,
+        sampler=sampler,
+        sampling=sampling,
+        max_sequences=len(encoded),
+        max_tokens=min(longest, model.config.context),
+        stop_tokens=stops,
+        seed=seed,
+        log_probs=log_probs,
+    )
+    for prompt, key in zip(encoded, keys, strict=True):
+        engine.submit(
+            prompt,
+            max_new_tokens=max_new_tokens,
+            stop_strings=strings,
+            sequence_id=key,
+            on_update=on_update,
+        )
+    engine.start()
     _synchronise(model)
     decode_began = time.perf_counter()
     watched = trace or on_step is not None
-    while loop.running:
-        step = loop.step(record=watched)
-        if record is not None:
+    while not engine.idle:
+        step = engine.step(record=watched)
+        if step is not None and record is not None:
             record.steps.append(step)
-        if on_step is not None:
+        if step is not None and on_step is not None:
             on_step(step)
     _synchronise(model)
-    stats.prefill_seconds = decode_began - began
-    stats.decode_seconds = time.perf_counter() - decode_began
-    stats.outer_steps, stats.core_iterations = loop.outer_steps, loop.core_iterations
-    stats.rows_computed = loop.rows_computed
-    stats.sequence_core_iterations = loop.sequence_iterations
-    tokens = []
-    for b, (prompt, end) in enumerate(zip(request.prompts, loop.committed, strict=True)):
-        tokens.append(loop.tokens[b, len(prompt) : end].tolist())
-        stats.depths.append(loop.committed_depth[b, len(prompt) : end].tolist())
-    return _output(model, tokens, stats, record)
+    loop = engine.loop
+    stats = GenerationStats(
+        outer_steps=loop.outer_steps,
+        core_iterations=loop.core_iterations,
+        rows_computed=loop.rows_computed,
+        prefill_seconds=decode_began - began,
+        decode_seconds=time.perf_counter() - decode_began,
+    )
+    ended = engine.results()
+    return _output([ended[number] for number in range(len(encoded))], stats, record)
 
 
 def _output(
-    model: RecurrentDepthModel,
-    tokens: list[list[int]],
-    stats: GenerationStats,
-    trace: Trace | None,
+    ended: list[Completion], stats: GenerationStats, trace: Trace | None
 ) -> GenerationOutput:
-    texts = None
-    if model.tokenizer is not None:
-        texts = [model.tokenizer.decode(ids) for ids in tokens]
-    return GenerationOutput(tokens, texts, stats, trace)
+    stats.depths = [completion.depths for completion in ended]
+    stats.sequence_core_iterations = [completion.core_iterations for completion in ended]
+    texts = [completion.text for completion in ended]
+    log_probs = [completion.log_probs for completion in ended]
+    return GenerationOutput(
+        tokens=[completion.tokens for completion in ended],
+        texts=None if None in texts else texts,
+        finish_reasons=[completion.finish_reason for completion in ended],
+        log_probs=None if None in log_probs else log_probs,
+        stats=stats,
+        trace=trace,
+    )
+
+
+def _empty_text(model: RecurrentDepthModel) -> str | None:
+    return None if model.tokenizer is None else ""
 
 
 def _synchronise(model: RecurrentDepthModel) -> None:
@@ -131,70 +174,32 @@ def _synchronise(model: RecurrentDepthModel) -> None:
         torch.cuda.synchronize(model.device)
 
 
-def _expect_type(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise ArgumentError("generate", name, f"a {kind.__name__}", repr(value))
-
-
-def _request(
+def _encode(
     model: RecurrentDepthModel,
     prompts: Sequence[Sequence[int]] | Sequence[str],
-    max_new_tokens: int,
-    stop_tokens: Sequence[int],
-    seed: int,
-    sequence_ids: Sequence[int] | None,
-) -> Request:
-    """Check everything that a caller can get wrong, before any work."""
+    copies: int,
+    with_room: bool,
+) -> list[list[int]]:
+    """Every prompt as token ids, ``copies`` times."""
     if isinstance(prompts, str):
-        raise ArgumentError("generate", "prompts", "a list of prompts", "one string")
+        raise ArgumentError(_WHERE, "prompts", "a list of prompts", "one string")
     if not isinstance(prompts, Iterable):
-        raise ArgumentError("generate", "prompts", "a list of prompts", repr(prompts))
-    if not is_whole(max_new_tokens) or max_new_tokens < 0:
-        raise ArgumentError("generate", "max_new_tokens", "a count >= 0", repr(max_new_tokens))
-    if not is_whole(seed) or not 0 <= seed < 1 << 63:
-        raise ArgumentError("generate", "seed", "a whole number 0 <= seed < 2**63", repr(seed))
-    encoded = [_encode(model, i, prompt) for i, prompt in enumerate(prompts)]
-    vocabulary, context = model.config.vocabulary, model.config.context
-    stops = _ids("stop_tokens", stop_tokens, vocabulary)
-    for i, prompt in enumerate(encoded):
-        if not prompt:
-            raise ArgumentError(
-                "generate", f"prompts[{i}]", "at least one token (e.g. bos)", "none"
-            )
-        if len(prompt) >= context and max_new_tokens > 0:
-            expected = f"fewer tokens than the context of {context}"
-            raise ArgumentError("generate", f"prompts[{i}]", expected, len(prompt))
-    if sequence_ids is None:
-        seen: Counter[tuple[int, ...]] = Counter()
-        sequence_ids = []
-        for prompt in encoded:
-            key = (*prompt, seen[tuple(prompt)])
-            seen[tuple(prompt)] += 1
-            sequence_ids.append(zlib.crc32(np.asarray(key, dtype=np.int64).tobytes()) >> 1)
-    sequence_ids = _ids("sequence_ids", sequence_ids, 1 << 31)
-    if len(sequence_ids) != len(encoded):
-        expected = f"{len(encoded)} ids, one per prompt"
-        raise ArgumentError("generate", "sequence_ids", expected, len(sequence_ids))
-    limits = [min(len(prompt) + int(max_new_tokens), context) for prompt in encoded]
-    return Request(encoded, limits, sequence_ids, tuple(stops), int(seed))
+        raise ArgumentError(_WHERE, "prompts", "a list of prompts", repr(prompts))
+    encoded = []
+    for i, prompt in enumerate(prompts):
+        tokens = requests.prompt_ids(model, _WHERE, f"prompts[{i}]", prompt)
+        if with_room:
+            requests.expect_room(model, _WHERE, f"prompts[{i}]", tokens)
+        encoded += [tokens] * copies
+    return encoded
 
 
-def _encode(model: RecurrentDepthModel, index: int, prompt: Sequence[int] | str) -> list[int]:
-    if isinstance(prompt, str):
-        if model.tokenizer is None:
-            expected = "token ids (this model has no tokenizer)"
-            raise ArgumentError("generate", f"prompts[{index}]", expected, "text")
-        prompt = model.tokenizer.encode(prompt)
-    return _ids(f"prompts[{index}]", prompt, model.config.vocabulary)
-
-
-def _ids(name: str, values: Iterable[int], bound: int) -> list[int]:
-    """``values`` (a list, an array, a tensor) as integers in ``[0, bound)``."""
-    try:
-        ids = [operator.index(value) for value in values]
-    except TypeError:
-        raise ArgumentError("generate", name, "a list of whole numbers", repr(values)) from None
-    for value in ids:
-        if not 0 <= value < bound:
-            raise ArgumentError("generate", name, f"ids in [0, {bound})", value)
-    return ids
+def _sequence_ids(prompts: list[list[int]], given: Sequence[int] | None) -> list[int]:
+    if given is None:
+        default = requests.SequenceIds()
+        given = [default.next(prompt) for prompt in prompts]
+    keys = requests.ids(_WHERE, "sequence_ids", given, 1 << 31)
+    if len(keys) != len(prompts):
+        expected = f"{len(prompts)} ids, one per sequence"
+        raise ArgumentError(_WHERE, "sequence_ids", expected, len(keys))
+    return keys

@@ -54,13 +54,13 @@ def test_equal_prompts_get_different_draws(model):
 def test_the_default_id_depends_on_the_whole_prompt(monkeypatch):
     """Prompts that share a beginning, an end or a sum draw apart."""
     seen = []
-    real = rdk.generation.WavefrontLoop
+    real = rdk.Engine.submit
 
-    def loop(model, policy, sampling, request):
-        seen.extend(request.sequence_ids)
-        return real(model, policy, sampling, request)
+    def submit(engine, prompt, *, sequence_id, **options):
+        seen.append(sequence_id)
+        return real(engine, prompt, sequence_id=sequence_id, **options)
 
-    monkeypatch.setattr(rdk.generation, "WavefrontLoop", loop)
+    monkeypatch.setattr(rdk.Engine, "submit", submit)
     prompts = [[1], [1, 1], [1, 2], [2, 1], [1, 2, 3], [3, 2, 1], [1, 2], [1, 2, 0], [0, 1, 2]]
     run(tiny_model(0), prompts, max_new_tokens=1)
     assert len(set(seen)) == len(prompts)

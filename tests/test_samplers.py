@@ -34,8 +34,8 @@ def test_reference_loop(seed, trial):
     """Every token, depth, draft and delta is that of the plain second loop, for any policy."""
     rng = random.Random(f"{seed} {trial}")
     model = tiny_model(seed, dtype=torch.float64)
-    random_one = random_policy(rng)
-    policy = random_one if trial not in SAMPLERS else SAMPLERS[trial].wavefront_policy()
+    sampler = random_policy(rng) if trial not in SAMPLERS else SAMPLERS[trial]
+    policy = sampler.wavefront_policy()
     sampling = rng.choice(list(CHOICES.values()))
     print(policy, sampling)
     (prompt,) = random_prompts(seed, [rng.choice([1, 2, 9, 62])])
@@ -45,7 +45,7 @@ def test_reference_loop(seed, trial):
     out = rdk.generate(
         model,
         [prompt],
-        sampler=policy,
+        sampler=sampler,
         sampling=sampling,
         max_new_tokens=9,
         stop_tokens=stops,

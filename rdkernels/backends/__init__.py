@@ -30,3 +30,30 @@ def function(backend: str, op: str) -> Callable[..., Any]:
     if backend == "native":
         return native.function(op)
     return OPS[op].eager if backend == "eager" else OPS[op].default
+
+
+def out_function(backend: str, op: str) -> Callable[..., None]:
+    """The callable with the op's positional arguments and ``out``, a tuple of its outputs."""
+    from rdkernels.ops._registry import OPS
+
+    names = OPS[op].out_names
+    write = native.out_function(op) if backend == "native" else OPS[op].eager_out
+    if backend == "triton":
+        write = _written_out(function(backend, op), names)
+
+    def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
+        write(*arguments, **dict(zip(names, out, strict=True)))
+
+    return call
+
+
+def _written_out(allocating: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., None]:
+    """An ``out`` form made of one that allocates, and a copy of its outputs."""
+
+    def call(*arguments: Any, **outputs: torch.Tensor) -> None:
+        results = allocating(*arguments)
+        results = results if isinstance(results, tuple) else (results,)
+        for name, result in zip(names, results, strict=True):
+            outputs[name][: len(result)].copy_(result)
+
+    return call

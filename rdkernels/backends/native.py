@@ -81,16 +81,24 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
 
 
 def function(op: str) -> Callable[..., Any]:
-    """The native kernel of ``op`` with the schema's positional arguments.
+    """The native kernel of ``op`` with the schema's positional arguments."""
+    return _with_argument_errors(getattr(torch.ops.rdkernels, op).default)
 
-    The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``; callers
-    get the :class:`ArgumentError` that the eager provider would have raised.
+
+def out_function(op: str) -> Callable[..., None]:
+    """The native kernel of ``op`` that writes into the schema's outputs, given by name."""
+    return _with_argument_errors(getattr(torch.ops.rdkernels, op).out)
+
+
+def _with_argument_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """``kernel``, raising what the eager provider would have raised.
+
+    The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``.
     """
-    kernel = getattr(torch.ops.rdkernels, op).default
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return kernel(*args)
+            return kernel(*args, **kwargs)
         except ValueError as error:
             where, argument, problem = str(error).split(": ", 2)
             expected, got = problem.removeprefix("expected ").rsplit(", got ", 1)

@@ -120,7 +120,13 @@ class RecurrentDepthModel:
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(
-        self, max_sequences: int, max_tokens: int, *, slots: int = 1, page_size: int = 64
+        self,
+        max_sequences: int,
+        max_tokens: int,
+        *,
+        total_tokens: int | None = None,
+        slots: int = 1,
+        page_size: int = 64,
     ) -> SharedKVCache:
         """An empty cache that fits this model. See :class:`rdkernels.SharedKVCache`."""
         c = self.config
@@ -132,26 +138,44 @@ class RecurrentDepthModel:
             head_dim=c.head_dim,
             max_sequences=max_sequences,
             max_tokens=max_tokens,
+            total_tokens=total_tokens,
             slots=slots,
             page_size=page_size,
             dtype=self.dtype,
             device=self.device,
         )
 
-    def embed(self, tokens: torch.Tensor, rows: Rows, cache: SharedKVCache) -> torch.Tensor:
+    def embed(
+        self,
+        tokens: torch.Tensor,
+        rows: Rows,
+        cache: SharedKVCache,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V."""
         hidden = self.weights.embedding[tokens] * self.config.embed_scale
-        return self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
+        embed = self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
+        return embed if out is None else out.copy_(embed)
 
     def iterate(
-        self, adapter_input: torch.Tensor, rows: Rows, cache: SharedKVCache
+        self, adapter_input: torch.Tensor, rows: Rows, cache: SharedKVCache, iterations: int = 1
     ) -> torch.Tensor:
-        """One iteration of the core block: ``[N, 2D]`` (state | embed) -> next states ``[N, D]``.
+        """Iterations of the core block on ``adapter_input [N, 2D]`` (state | embed), in place.
 
-        Writes the core layers' K/V to the slots that ``rows`` addresses.
+        Writes the core layers' K/V to the slots that ``rows`` addresses. Inactive rows keep their
+        states. Returns the view of the states ``[N, D]``.
         """
-        hidden = self._linear(adapter_input)(adapter_input, self.weights.adapter)
-        return self._blocks(hidden, self.weights.core, cache.core, rows)
+        state = adapter_input[:, : self.config.width]
+        active = rows.active
+        for mask in rows.later:
+            active = active | mask
+        for _ in range(iterations):
+            hidden = self._linear(adapter_input)(adapter_input, self.weights.adapter)
+            hidden = self._blocks(hidden, self.weights.core, cache.core, rows)
+            if active is not None:
+                hidden = torch.where(active[:, None], hidden, state)
+            state.copy_(hidden)
+        return state
 
     def decode(
         self,
@@ -159,6 +183,7 @@ class RecurrentDepthModel:
         rows: Rows,
         cache: SharedKVCache,
         select: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Coda and head: states ``[N, D]`` -> fp32 logits ``[N, V]`` (of rows ``select`` only).
 
@@ -169,7 +194,8 @@ class RecurrentDepthModel:
         normed = self._blocks(hidden, w.coda, cache.coda, rows, last_norm=w.final_norm)
         if select is not None:
             normed = normed[select]
-        return self._linear(normed)(normed, w.head).float()
+        logits = self._linear(normed)(normed, w.head)
+        return logits.float() if out is None else out.copy_(logits)
 
     def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """What applies linear layers to ``rows``: torch's GEMM, or a kernel for few rows."""
@@ -245,6 +271,7 @@ class RecurrentDepthModel:
             wavefront,
             cache,
             num_steps=num_steps,
+            sequences=torch.arange(batch, device=self.device),
             sequence_ids=ids,
             seed=seed,
             initial_state_scale=initial_state_scale,

@@ -30,9 +30,12 @@ OPS: dict[str, Op] = {}
 class Op:
     """One operator: its torch overloads and, per provider, the function that serves it."""
 
-    def __init__(self, name: str, eager: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, eager: Callable[..., Any], eager_out: Callable[..., None] | None, out: str
+    ) -> None:
         self.name = name
-        self.eager = eager
+        self.eager, self.eager_out = eager, eager_out
+        self.out_names = _argument_names(out)
         packet = getattr(getattr(torch.ops, NAMESPACE), name)
         self.default = packet.default
         self.out = packet.out if "out" in packet.overloads() else None
@@ -88,12 +91,17 @@ def define(
         eager_out = eager_out or _write_out(eager, out)
         LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
-    OPS[name] = Op(name, eager)
+    OPS[name] = Op(name, eager, eager_out, out)
     return OPS[name]
 
 
+def _argument_names(arguments: str) -> tuple[str, ...]:
+    """The names in a list of schema arguments."""
+    return tuple(argument.split()[-1] for argument in arguments.split(",") if argument.strip())
+
+
 def _write_out(eager: Callable[..., Any], out: str) -> Callable[..., None]:
-    names = [argument.split()[-1] for argument in out.split(",")]
+    names = _argument_names(out)
 
     def eager_out(*args: Any, **kwargs: Any) -> None:
         targets = [kwargs.pop(name) for name in names]
@@ -112,9 +120,10 @@ class Bound:
         self._choice = choice
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in OPS:
+        op = OPS.get(name.removesuffix("_out"))
+        if op is None:
             raise AttributeError(name)
-        function = _select(name, *self._choice)
+        function = _select(op.name, *self._choice, into=name.endswith("_out"))
         setattr(self, name, function)
         return function
 
@@ -129,6 +138,7 @@ def bind(tensor: torch.Tensor, backend: str | None = None) -> Bound:
 
     For code that calls many ops in a row with arguments it has built itself: the functions take
     the positional arguments of the schemas, and the public functions' checks are not repeated.
+    ``bind(x).<op>_out(*arguments, out=(...))`` writes the op's outputs into given tensors.
     Where autograd would record ``tensor``, all are eager. A function whose forced provider cannot
     serve raises as :meth:`Op.provider` when it is asked for.
     """
@@ -148,7 +158,10 @@ def reasons(op: str, device: str, dtype: torch.dtype) -> dict[str, str | None]:
 
 
 @cache
-def _select(op: str, backend: str | None, device: str, dtype: torch.dtype) -> Callable[..., Any]:
+def _select(
+    op: str, backend: str | None, device: str, dtype: torch.dtype, *, into: bool = False
+) -> Callable[..., Any]:
+    """The function of the first provider that can serve; of its ``out`` form with ``into``."""
     from rdkernels import backends
 
     if backend is not None and backend not in BACKENDS:
@@ -157,7 +170,7 @@ def _select(op: str, backend: str | None, device: str, dtype: torch.dtype) -> Ca
     for name in BACKENDS if backend is None else (backend,):
         why[name] = backends.reason(name, op, device, dtype)
         if why[name] is None:
-            return backends.function(name, op)
+            return (backends.out_function if into else backends.function)(name, op)
     raise BackendError(
         f"{op}: no provider for {dtype} on {device}: "
         + "; ".join(f"{name}: {reason}" for name, reason in why.items())

@@ -1,29 +1,46 @@
 """Samplers: one loop, small policies."""
 
-from rdkernels.samplers.policies import (
-    Autoregressive,
+from rdkernels.samplers.criteria import CRITERIA, ExitCheck, ExitCriterion
+from rdkernels.samplers.freeze import (
     ConvergedPrefix,
-    DiffusionForcing,
     FixedDepth,
     FreezeRule,
     LastConverged,
     RowStatus,
-    Sampler,
-    Sampling,
+    TokenStable,
 )
+from rdkernels.samplers.noise import NOISE_SCHEDULES, NoiseSchedule
+from rdkernels.samplers.policies import (
+    AdaptiveDepth,
+    Autoregressive,
+    DiffusionForcing,
+    LosslessWavefront,
+    Sampler,
+    SelfSpeculative,
+)
+from rdkernels.samplers.sampling import Sampling
 from rdkernels.samplers.trace import GenerationStats, OuterStep, Trace
 
 __all__ = [
+    "CRITERIA",
+    "NOISE_SCHEDULES",
+    "AdaptiveDepth",
     "Autoregressive",
     "ConvergedPrefix",
     "DiffusionForcing",
+    "ExitCheck",
+    "ExitCriterion",
     "FixedDepth",
     "FreezeRule",
     "GenerationStats",
     "LastConverged",
+    "LosslessWavefront",
+    "NoiseSchedule",
     "OuterStep",
     "RowStatus",
     "Sampler",
     "Sampling",
+    "SelfSpeculative",
+    "TokenStable",
     "Trace",
 ]

@@ -1,280 +1,339 @@
 """The sampling loop: one outer step after another, for every sampler and any batch.
 
-    tokens -> embed -> inject_state -> inner_recurrence x iterate -> exit_update
-           -> decode -> sample_tokens -> advance_wavefront -> (gather the surviving rows)
-
-The rows in flight are kept compact: only rows that are computed exist. One small tensor (bounds,
-commit counts, done flags) is read by the host per outer step, to size the next one.
+The host's part: which sequences are in the batch, where their rows lie, what has been committed.
+It reads one small tensor per outer step (the next bounds, commit counts, sampled tokens). The
+device's part is :mod:`rdkernels.samplers.step`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 
-from rdkernels import ops
-from rdkernels.models.recurrent_depth import RecurrentDepthModel, Rows
-from rdkernels.samplers.policies import DiffusionForcing, RowStatus, Sampling
-from rdkernels.samplers.prefill import initial_states, prefill_states
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.samplers.buffers import RowBuffers
+from rdkernels.samplers.prefill import prefill_states
+from rdkernels.samplers.sampling import Sampling, TokenSampler
+from rdkernels.samplers.schedule import WavefrontPolicy
+from rdkernels.samplers.step import OuterStepProgram, SequenceTensors
 from rdkernels.samplers.trace import OuterStep
 from rdkernels.wavefront import Wavefront
 
 
 @dataclass(frozen=True)
-class Request:
-    """Prompts of one batch and what bounds them, checked by the caller."""
+class Prompt:
+    """A sequence to start: its tokens, the most it may have in all, and its random key."""
 
-    prompts: list[list[int]]
-    limits: list[int]  # most tokens per sequence, prompt included
-    sequence_ids: list[int]
-    stop_tokens: tuple[int, ...]
-    seed: int
+    tokens: list[int]
+    limit: int
+    sequence_id: int
+
+
+class Layout(NamedTuple):
+    """Rows of a coming outer step: see :class:`rdkernels.samplers.buffers.RowTensors`."""
+
+    source_row: torch.Tensor
+    token: torch.Tensor
+    key: torch.Tensor
 
 
 @dataclass
-class RowState:
-    """What the loop carries from one outer step to the next, a row each."""
+class Place:
+    """One of the batch's places for a sequence, as the host knows it.
 
-    wavefront: Wavefront
-    state: torch.Tensor  # [N, D]
-    embed: torch.Tensor  # [N, D] embedding of the last outer step, after momentum
-    depth: torch.Tensor  # [N] int32
+    Attributes:
+        start: position of the first row in flight.
+        rows: rows in flight in the coming outer step.
+        known: tokens of the prompt.
+        generated: tokens committed after the prompt.
+        iterations: core iterations from the sequence's prefill until it finished, or so far.
+    """
+
+    start: int = 0
+    rows: int = 0
+    known: int = 0
+    generated: list[int] = field(default_factory=list)
+    iterations: int = 0
 
 
 class WavefrontLoop:
-    """Drives a batch of sequences; call :meth:`prefill` once, then :meth:`step` while rows remain.
+    """Sequences in flight: :meth:`admit` prompts, :meth:`step` while rows remain, :meth:`release`.
+
+    Args:
+        max_sequences: places of the batch.
+        max_tokens: longest sequence, prompt included.
+        cache_tokens: tokens that the cache holds in all; default every sequence at its longest.
+        stop_tokens: end a sequence after one of these is committed.
+        seed: of initial states, noise and sampling.
+        log_probs: keep the log-probability of every token.
 
     Attributes:
-        tokens: ``[B, T]`` int64 prompt, committed tokens and drafts.
-        committed: tokens final per sequence, prompt included (host).
-        outer_steps, core_iterations, rows_computed: counters after the prefill.
-        sequence_iterations: core iterations until each sequence finished.
+        places: what the host knows of each place.
+        sequences, cache: tokens and K/V on the device.
+        outer_steps, core_iterations, rows_computed: counters after the prefills.
     """
 
     def __init__(
         self,
         model: RecurrentDepthModel,
-        policy: DiffusionForcing,
+        policy: WavefrontPolicy,
         sampling: Sampling,
-        request: Request,
+        *,
+        max_sequences: int,
+        max_tokens: int,
+        cache_tokens: int | None = None,
+        stop_tokens: tuple[int, ...] = (),
+        seed: int = 0,
+        log_probs: bool = False,
     ) -> None:
-        self.model, self.policy, self.sampling, self.request = model, policy, sampling, request
-        batch, longest = len(request.prompts), max(request.limits)
-        device = model.device
-        self.cache = model.new_cache(batch, longest, slots=policy.slots)
-        for b, limit in enumerate(request.limits):
-            self.cache.reserve(b, limit)
-        self.tokens = torch.zeros(batch, longest, dtype=torch.int64, device=device)
-        for b, prompt in enumerate(request.prompts):
-            self.tokens[b, : len(prompt)] = torch.tensor(prompt)
-        self.start = torch.tensor([len(p) - 1 for p in request.prompts], dtype=torch.int32).to(
-            device
+        self.model, self.policy, self.seed = model, policy, seed
+        self.cache = model.new_cache(
+            max_sequences, max_tokens, total_tokens=cache_tokens, slots=policy.slots
         )
-        self.done = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.committed_depth = torch.zeros(batch, longest, dtype=torch.int32, device=device)
-        self.known = self.start + 1
-        self.limit = torch.tensor(request.limits, dtype=torch.int32, device=device)
-        self.stop_tokens = torch.tensor(request.stop_tokens, dtype=torch.int64, device=device)
-        self.sequence_ids = torch.tensor(request.sequence_ids, dtype=torch.int32, device=device)
-        self.committed = [len(p) for p in request.prompts]
+        self.sequences = SequenceTensors.empty(
+            max_sequences, max_tokens, stop_tokens, log_probs, model.device
+        )
+        self.places = [Place() for _ in range(max_sequences)]
+        self.buffers = RowBuffers(model, max_sequences, policy.headway)
+        sampler = TokenSampler(
+            sampling, model.config.vocabulary, seed, model.device, model.backend
+        )
+        self.program = OuterStepProgram(
+            model, policy, sampler, self.cache, self.sequences, self.buffers, seed
+        )
         self.outer_steps = self.core_iterations = self.rows_computed = 0
-        self.sequence_iterations = [0] * batch
-        self.rows: RowState | None = None
+        self._has_fresh_rows = True
+        self._last_rows = 0  # rows of the last outer step, which the coming one may continue
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the coming outer step."""
+        return sum(place.rows for place in self.places)
 
     @property
     def running(self) -> bool:
-        return self.rows is not None and self.rows.wavefront.num_rows > 0
+        return any(place.rows for place in self.places)
 
-    def prefill(self) -> None:
-        """Compute all prompts, commit their first new token, and open the wavefronts."""
-        policy, request = self.policy, self.request
-        lengths = [len(prompt) for prompt in request.prompts]
-        wavefront = Wavefront.from_lengths([0] * len(lengths), lengths, self.model.device)
-        state = prefill_states(
-            self.model,
-            self.tokens[wavefront.row_sequence, wavefront.row_position],
-            wavefront,
-            self.cache,
-            num_steps=policy.num_steps,
-            sequence_ids=self.sequence_ids,
-            seed=request.seed,
-            initial_state_scale=policy.initial_state_scale,
-        )
-        rows = self.model.rows(wavefront, self.cache.page_table())
-        last = wavefront.cu_rows[1:].long() - 1
-        logits = self.model.decode(state, rows, self.cache, select=last)
-        front = Wavefront.from_lengths([n - 1 for n in lengths], [1] * len(lengths), state.device)
-        depth = torch.full(
-            (len(lengths),), policy.num_steps, dtype=torch.int32, device=state.device
-        )
-        settled = torch.ones(len(lengths), dtype=torch.bool, device=state.device)
-        last_rows = RowState(front, state[last], state[last], depth)
-        self._advance(last_rows, self._sample(logits, front), settled)
+    def admit(self, prompts: dict[int, Prompt]) -> None:
+        """Start a sequence at each of the given places, which must be free.
+
+        Computes the prompts, all together, and commits their first new token; or, without
+        ``full_prefill``, puts their positions in flight.
+
+        Raises:
+            CacheFullError: not enough free pages; nothing has changed then.
+        """
+        reserved: list[int] = []
+        try:
+            for b, prompt in prompts.items():
+                self.cache.reserve(b, prompt.limit)
+                reserved.append(b)
+        except Exception:
+            for b in reserved:
+                self.cache.truncate(b)
+            raise
+        prompts = dict(sorted(prompts.items()))
+        waiting, parts = self._copy_layout(), self._parts()
+        self._write_prompts(prompts)
+        if self.policy.full_prefill:
+            self._prefill(prompts)
+        else:
+            self._put_in_flight(prompts)
+        self._merge(waiting, parts, prompts)
 
     def step(self, record: bool = False) -> OuterStep | None:
         """One outer step over all rows in flight; returns what it did if ``record``."""
-        policy, rows = self.policy, self.rows
-        wavefront, previous = rows.wavefront, rows.state
-        table = self.cache.page_table()
-        outer = self.model.rows(wavefront, table)
-        inputs = self.tokens[wavefront.row_sequence, wavefront.row_position]
-        embed = self.model.embed(inputs, outer, self.cache)
-        noise = policy.noise_weight(rows.depth)
-        adapter_input, embed = ops.inject_state(
-            previous,
-            embed,
-            rows.embed if policy.momentum > 0.0 else None,
-            rows.depth,
-            policy.momentum,
-            noise,
-            None if noise is None else wavefront.row_keys(self.sequence_ids, rows.depth),
-            self.request.seed,
-            self.model.config.state_std,
-            backend=self.model.backend,
-        )
-        for iteration in range(policy.inner_recurrence):
-            core = self._core_rows(wavefront, rows.depth, iteration)
-            state = self.model.iterate(adapter_input, core, self.cache)
-            if iteration + 1 < policy.inner_recurrence:
-                adapter_input[:, : state.size(1)] = state
-        depth = rows.depth.clone()
-        delta, converged = ops.exit_update(
-            state,
-            previous,
-            depth,
-            wavefront.active,
-            iterations=policy.inner_recurrence,
-            threshold=policy.exit_threshold,
-            backend=self.model.backend,
-        )
-        sampled = self._sample(self.model.decode(state, outer, self.cache), wavefront)
-        status = RowStatus(wavefront, delta, converged, depth, policy.depth_limit)
+        phase = self.policy.phases[self.outer_steps % len(self.policy.phases)]
+        num_rows = self.num_rows
+        self.buffers.reserve(num_rows)
+        places = [(place.start, place.rows) for place in self.places]
+        rows = self.buffers.rows(num_rows)
+        consumed = rows.token.tolist() if record else []
+        self.program.run(num_rows, phase, has_fresh_rows=self._has_fresh_rows)
         self.outer_steps += 1
-        self.core_iterations += policy.inner_recurrence
-        self.rows_computed += wavefront.num_rows * policy.inner_recurrence
-        start = wavefront.start.tolist() if record else []  # advance moves the tensor on
-        settled = policy.freeze_rule.settled(status) | status.exhausted  # so that it ends
-        committed = self._advance(RowState(wavefront, state, embed, depth), sampled, settled)
+        self.core_iterations += self.program.iterations
+        self.rows_computed += num_rows * self.program.iterations
+        for place in self.places:
+            place.iterations += self.program.iterations if place.rows else 0
+        self._last_rows = num_rows
+        counts = self._read_report(num_rows)
         if not record:
             return None
-        bounds = wavefront.cu_rows.tolist()
+        bounds = [0, *accumulate(count for _, count in places)]
 
-        def split(values: torch.Tensor) -> list[list]:
-            flat = values.tolist()
+        def split(flat: list) -> list[list]:
             return [flat[a:b] for a, b in pairwise(bounds)]
 
-        parts = (split(values) for values in (inputs, sampled, depth, delta))
-        return OuterStep(start, *parts, committed)
-
-    def _sample(self, logits: torch.Tensor, wavefront: Wavefront) -> torch.Tensor:
-        s = self.sampling
-        keys = wavefront.row_keys(self.sequence_ids, None) if s.temperature > 0.0 else None
-        return ops.sample_tokens(
-            logits,
-            keys,
-            temperature=s.temperature,
-            top_k=s.top_k,
-            top_p=s.top_p,
-            min_p=s.min_p,
-            seed=self.request.seed,
-            backend=self.model.backend,
+        return OuterStep(
+            start=[start for start, _ in places],
+            tokens=split(consumed),
+            sampled=split(rows.sampled.tolist() if self.program.decoded else [-1] * num_rows),
+            depths=split(rows.depth.tolist()),
+            delta=split(rows.delta.tolist()),
+            committed=counts,
         )
 
-    def _core_rows(self, wavefront: Wavefront, depth: torch.Tensor, iteration: int) -> Rows:
-        """Rows on the page tables of the slots that their next iteration works on."""
-        slots = self.cache.slots
-        if slots == 1:
-            return self.model.rows(wavefront, self.cache.core_page_table(0))
-        # Rows of one sequence at one depth stay together: they attend to each other's new K/V.
-        sequence = wavefront.row_sequence
-        slot = (depth.long() + iteration) % slots
-        same = (sequence[1:] == sequence[:-1]) & (slot[1:] == slot[:-1])
-        first = torch.nn.functional.pad(~same, (1, 0), value=True).nonzero().flatten()
-        bounds = torch.nn.functional.pad(first, (0, 1), value=wavefront.num_rows)
-        table = self.cache.core_page_tables()[sequence[first], slot[first]]
-        start = wavefront.row_position[first]
-        masks = self._launches(sequence[first], slot[first], bounds, wavefront.num_rows)
-        return Rows(table, bounds.int(), start.int(), *masks)
+    def release(self, b: int) -> None:
+        """End the sequence at a place, finished or not, and free its pages."""
+        parts = self._parts()
+        self.sequences.done[b] = True
+        self.cache.truncate(b)
+        had_rows = self.places[b].rows > 0
+        self.places[b] = Place()
+        if had_rows:
+            parts[b] = (0, 0)
+            self._lay_out(self._copy_layout(), parts)
 
-    def _launches(
-        self, sequence: torch.Tensor, slot: torch.Tensor, bounds: torch.Tensor, num_rows: int
-    ) -> tuple[torch.Tensor | None, tuple[torch.Tensor, ...]]:
-        """Active rows of each launch, such that none holds two groups on one page table."""
-        seen: Counter[tuple[int, int]] = Counter()
-        launches = []
-        for key in zip(sequence.tolist(), slot.tolist(), strict=True):
-            launches.append(seen[key])
-            seen[key] += 1
-        if max(launches) == 0:
-            return None, ()
-        launch = torch.tensor(launches, device=bounds.device)
-        launch = launch.repeat_interleave(bounds.diff(), output_size=num_rows)
-        first, *later = (launch == i for i in range(max(launches) + 1))
-        return first, tuple(later)
+    # -- between outer steps ---------------------------------------------------------------------
 
-    def _advance(self, rows: RowState, sampled: torch.Tensor, settled: torch.Tensor) -> list[int]:
-        """Commit, stop and extend; gathers the next rows. Returns rows committed per sequence."""
-        policy, wavefront = self.policy, rows.wavefront
-        start = wavefront.start.clone()
-        next_cu_rows, source, committed, _, _ = ops.advance_wavefront(
-            self.tokens,
-            start,
-            self.done,
-            self.committed_depth,
-            sampled,
-            settled,
-            rows.depth,
-            wavefront.cu_rows,
-            self.limit,
-            self.known,
-            self.sequence_ids,
-            self.stop_tokens,
-            headway=policy.headway,
-            max_wavefront=policy.max_wavefront,
-            backend=self.model.backend,
+    def _parts(self) -> list[tuple[int, int]]:
+        """``(first, last)`` row of every place in the coming outer step."""
+        return list(pairwise([0, *accumulate(place.rows for place in self.places)]))
+
+    def _copy_layout(self) -> Layout:
+        """The layout of the coming outer step; with places that have just gone, theirs too."""
+        if self.buffers.capacity == 0:
+            self.buffers.reserve(1)
+        return Layout(*(tensor.clone() for tensor in self.buffers.laid_out(self._last_rows)))
+
+    def _write_prompts(self, prompts: dict[int, Prompt]) -> None:
+        s, device = self.sequences, self.model.device
+        full = self.policy.full_prefill
+        for b, prompt in prompts.items():
+            length = len(prompt.tokens)
+            s.tokens[b, :length] = torch.tensor(prompt.tokens, device=device)
+            s.start[b] = length - 1 if full else 0
+            s.limit[b], s.known[b], s.ids[b] = prompt.limit, length, prompt.sequence_id
+            s.done[b] = False
+            self.places[b] = Place(start=length - 1 if full else 0, known=length)
+
+    def _prefill(self, prompts: dict[int, Prompt]) -> None:
+        """All positions of the prompts at once; commits the token after each."""
+        policy, s, device = self.policy, self.sequences, self.model.device
+        lengths = [len(prompt.tokens) for prompt in prompts.values()]
+        wavefront = Wavefront.from_lengths([0] * len(lengths), lengths, device)
+        at = torch.tensor(list(prompts), device=device)
+        flat = [token for prompt in prompts.values() for token in prompt.tokens]
+        state = prefill_states(
+            self.model,
+            torch.tensor(flat, device=device),
+            wavefront,
+            self.cache,
+            num_steps=policy.num_steps,
+            sequences=at,
+            sequence_ids=s.ids[at],
+            seed=self.seed,
+            initial_state_scale=policy.initial_state_scale,
         )
-        batch = wavefront.batch_size
-        report = torch.cat((next_cu_rows, wavefront.cu_rows, committed, wavefront.start)).tolist()
-        bounds, old = report[: batch + 1], report[batch + 1 : 2 * batch + 2]
-        counts, starts = report[2 * batch + 2 : 3 * batch + 2], report[3 * batch + 2 :]
+        last = wavefront.cu_rows[1:].long() - 1
+        outer = self.model.rows(wavefront, self.cache.page_table()[at])
+        logits = self.model.decode(state, outer, self.cache, select=last)
+        self._commit_last_rows(state[last], logits, list(prompts))
+
+    def _commit_last_rows(
+        self, state: torch.Tensor, logits: torch.Tensor, places: list[int]
+    ) -> None:
+        """An outer step's end for the last rows of prompts that have just been computed."""
+        # Behind the rows of the last step, which others of the batch will continue.
+        first, count = self._last_rows, len(places)
+        self.buffers.reserve(first + count)
+        width = self.model.config.width
+        self.buffers.whole.adapter_input[first : first + count, :width] = state
+        running = [place.rows for place in self.places]
+        for b, place in enumerate(self.places):
+            place.rows = int(b in places)
+        self._write_bounds()
+        s, rows = self.sequences, self.buffers.rows(count)
+        wavefront = Wavefront(s.cu_rows, s.start, count)
+        rows.logits.copy_(logits)
+        rows.key.copy_(wavefront.row_keys(s.ids, None))
+        rows.depth.fill_(self.policy.num_steps)
+        rows.settled.fill_(True)
+        self.program.decoded = True
+        self.program.sample(rows, wavefront)
+        self.program.advance(count)
+        self._read_report(count)
+        if first:  # fresh rows name the row before them: it lies behind the others
+            source = self.buffers.laid_out(count)[0]
+            source[: sum(self.places[b].rows for b in places)] -= first
+        self._last_rows = first + count
+        for b, rows_before in enumerate(running):
+            if b not in places:
+                self.places[b].rows = rows_before
+
+    def _put_in_flight(self, prompts: dict[int, Prompt]) -> None:
+        """Every position of the prompts as a fresh row."""
+        device, count = self.model.device, sum(len(p.tokens) for p in prompts.values())
+        self.buffers.reserve(max(count, self._last_rows))
+        source_row, token, key = self.buffers.laid_out(count)
+        self._last_rows = max(count, self._last_rows)
+        first = 0
+        for b, prompt in prompts.items():
+            length = self.places[b].rows = len(prompt.tokens)
+            here = slice(first, first + length)
+            token[here] = torch.tensor(prompt.tokens, device=device)
+            source_row[here] = -1
+            key[here, 0] = prompt.sequence_id
+            key[here, 1] = torch.arange(length, dtype=torch.int32, device=device)
+            key[here, 2] = 0
+            first += length
+
+    def _merge(
+        self, waiting: Layout, parts: list[tuple[int, int]], prompts: dict[int, Prompt]
+    ) -> None:
+        """Lay out the rows that waited for the next outer step beside those of new sequences."""
+        new = Layout(*self.buffers.laid_out(self._last_rows))
+        both = Layout(*(torch.cat(pair) for pair in zip(waiting, new, strict=True)))
+        first = len(waiting.token)
+        for b in prompts:
+            parts[b] = (first, first + self.places[b].rows)
+            first += self.places[b].rows
+        self._has_fresh_rows = True
+        self._lay_out(both, parts)
+
+    def _lay_out(self, layout: Layout, parts: list[tuple[int, int]]) -> None:
+        """Make the coming step's rows of parts ``[first, last)`` of a layout, one per place."""
+        rows = [row for first, last in parts for row in range(first, last)]
+        self.buffers.reserve(len(rows))
+        at = torch.tensor(rows, dtype=torch.int64, device=self.model.device)
+        whole = self.buffers.whole
+        for name, tensor in layout._asdict().items():
+            getattr(whole, name)[: len(rows)] = tensor[at]
+        self._write_bounds()
+
+    def _write_bounds(self) -> None:
+        bounds = [0, *accumulate(place.rows for place in self.places)]
+        self.sequences.cu_rows.copy_(torch.tensor(bounds, dtype=torch.int32))
+
+    # -- after an outer step ---------------------------------------------------------------------
+
+    def _read_report(self, num_rows: int) -> list[int]:
+        """What an outer step of ``num_rows`` rows has done; returns rows committed per place."""
+        batch = len(self.places)
+        report = self.buffers.report[: 2 * batch + 1 + num_rows].tolist()  # the one host read
+        bounds, counts = report[: batch + 1], report[batch + 1 : 2 * batch + 1]
+        sampled = report[2 * batch + 1 :]
         if self.cache.slots > 1:
-            self._fill_slots(rows, old, counts, starts)
-        fresh = []
-        for b in range(batch):
-            self.committed[b] += counts[b]
-            length, kept = bounds[b + 1] - bounds[b], old[b + 1] - old[b] - counts[b]
-            if length == 0 and old[b + 1] > old[b]:
-                self.sequence_iterations[b] = self.core_iterations
-            fresh += range(bounds[b] + min(kept, length), bounds[b + 1])
-        self.rows = self._gather(rows, Wavefront(next_cu_rows, start, bounds[-1]), source, fresh)
+            self._fill_slots(self.buffers.rows(num_rows).depth.tolist(), counts)
+        self._has_fresh_rows = False
+        first = 0
+        for b, place in enumerate(self.places):
+            had, place.rows = place.rows, bounds[b + 1] - bounds[b]
+            given = max(place.known - 1 - place.start, 0)  # rows that predict the prompt itself
+            place.generated += sampled[first + min(given, counts[b]) : first + counts[b]]
+            place.start += counts[b]
+            # Neither as many as went on nor fewer, after a restart: some are new.
+            self._has_fresh_rows |= place.rows not in (0, had - counts[b])
+            first += had
         return counts
 
-    def _gather(
-        self, rows: RowState, wavefront: Wavefront, source: torch.Tensor, fresh: list[int]
-    ) -> RowState:
-        """The rows of the next outer step: survivors of this one, and fresh ones."""
-        index = source[: wavefront.num_rows].long().clamp_(min=0)
-        depth = torch.where(source[: wavefront.num_rows] >= 0, rows.depth[index], 0)
-        state, embed = rows.state[index], rows.embed[index]
-        if fresh:
-            at = torch.tensor(fresh, device=state.device)
-            if self.policy.continuous_compute:
-                last = rows.wavefront.cu_rows[1:].long() - 1
-                state[at] = rows.state[last[wavefront.row_sequence[at]]]
-            else:
-                keys = wavefront.row_keys(self.sequence_ids, None)[at]
-                scale = self.policy.initial_state_scale
-                state[at] = initial_states(self.model, keys, self.request.seed, scale)
-        return RowState(wavefront, state, embed, depth)
-
-    def _fill_slots(
-        self, rows: RowState, bounds: list[int], counts: list[int], starts: list[int]
-    ) -> None:
+    def _fill_slots(self, depths: list[int], counts: list[int]) -> None:
         """Rows that were committed early leave their last K/V in the slots they never reached."""
-        depths = rows.depth.tolist()
-        for b, count in enumerate(counts):
+        first = 0
+        for b, (place, count) in enumerate(zip(self.places, counts, strict=True)):
             for j in range(count):
-                self.cache.fill_slots(b, starts[b] + j, depths[bounds[b] + j])
+                self.cache.fill_slots(b, place.start + j, depths[first + j])
+            first += place.rows

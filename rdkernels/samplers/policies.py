@@ -1,77 +1,25 @@
-"""Samplers as data: what the one sampling loop needs to know, and the freeze rules.
+"""The samplers: what a user asks for, as small frozen dataclasses.
 
-A sampler is a small frozen dataclass; :mod:`rdkernels.samplers.loop` runs all of them. Plain
-autoregressive decoding is the same loop with a wavefront of one row.
+Each says in :meth:`Sampler.wavefront_policy` what it is on the one loop that runs them all
+(:mod:`rdkernels.samplers.loop`). Plain autoregressive decoding is a wavefront of one row.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
 from rdkernels.errors import ArgumentError, is_number, is_whole
-from rdkernels.wavefront import Wavefront
+from rdkernels.samplers.criteria import CRITERIA, ExitCheck, exit_criterion
+from rdkernels.samplers.freeze import ConvergedPrefix, FixedDepth, FreezeRule
+from rdkernels.samplers.noise import NOISE_SCHEDULES, NoiseSchedule
+from rdkernels.samplers.schedule import Phase, Span, WavefrontPolicy, advance_by
 
-
-@dataclass(frozen=True)
-class RowStatus:
-    """What a freeze rule may look at, one entry per row ``[N]``, at the end of an outer step."""
-
-    wavefront: Wavefront
-    delta: torch.Tensor  # fp32
-    converged: torch.Tensor  # bool: delta < exit_threshold
-    depth: torch.Tensor  # int32
-    depth_limit: int
-
-    @property
-    def exhausted(self) -> torch.Tensor:
-        """Rows that have used up their iterations: settled under every rule."""
-        return self.depth >= self.depth_limit
-
-
-class FreezeRule(ABC):
-    """Decides which rows are settled; a sequence commits its longest settled prefix."""
-
-    @abstractmethod
-    def settled(self, rows: RowStatus) -> torch.Tensor:
-        """``[N]`` bool."""
-
-
-@dataclass(frozen=True)
-class ConvergedPrefix(FreezeRule):
-    """Settled when converged (arXiv 2510.14961, main text). The default."""
-
-    def settled(self, rows: RowStatus) -> torch.Tensor:
-        return rows.converged | rows.exhausted
-
-
-@dataclass(frozen=True)
-class LastConverged(FreezeRule):
-    """Everything up to the last converged row is settled (arXiv 2510.14961, Algorithm 2)."""
-
-    def settled(self, rows: RowStatus) -> torch.Tensor:
-        own = rows.converged | rows.exhausted
-        index = torch.arange(own.numel(), device=own.device)
-        last = torch.full_like(rows.wavefront.start, -1, dtype=torch.int64)
-        last.scatter_reduce_(0, rows.wavefront.row_sequence, torch.where(own, index, -1), "amax")
-        return index <= last[rows.wavefront.row_sequence]
-
-
-@dataclass(frozen=True)
-class FixedDepth(FreezeRule):
-    """Settled after ``num_steps`` iterations, whatever the state does (Algorithm 1)."""
-
-    num_steps: int = 32
-
-    def __post_init__(self) -> None:
-        if not is_whole(self.num_steps) or self.num_steps < 1:
-            raise ArgumentError("FixedDepth", "num_steps", "a count of at least 1", self.num_steps)
-
-    def settled(self, rows: RowStatus) -> torch.Tensor:
-        return (rows.depth >= self.num_steps) | rows.exhausted
+Criterion = str | Callable[[ExitCheck], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -108,8 +56,27 @@ class Sampler(ABC):
         value = getattr(self, name)
         self._expect(name, is_number(value) and low <= value < end, expected)
 
+    def _expect_threshold(self, name: str) -> None:
+        value = getattr(self, name)
+        self._expect(name, value is None or (is_number(value) and value >= 0.0), "a value >= 0")
+
+    def _expect_criterion(self) -> None:
+        choice = self.criterion
+        known = callable(choice) or (isinstance(choice, str) and choice in CRITERIA)
+        self._expect("criterion", known, f"a function or one of {', '.join(CRITERIA)}")
+
+    def _policy(self, **options: object) -> WavefrontPolicy:
+        """A policy with what every sampler has; the criterion only reports unless one is given."""
+        defaults = {"criterion": exit_criterion("latent-diff"), "exit_threshold": 0.0}
+        return WavefrontPolicy(
+            num_steps=self.num_steps,
+            initial_state_scale=self.initial_state_scale,
+            slots=self.slots,
+            **(defaults | options),
+        )
+
     @abstractmethod
-    def wavefront_policy(self) -> DiffusionForcing:
+    def wavefront_policy(self) -> WavefrontPolicy:
         """This sampler as the parameters of the wavefront loop."""
 
 
@@ -121,13 +88,20 @@ class DiffusionForcing(Sampler):
 
     Attributes:
         inner_recurrence: iterations of the core block per outer step (r').
-        exit_threshold: eps on ``||s - s_prev|| / ||s||`` over one outer step.
-        noise: state noise beta of a fresh row, falling linearly to 0 at ``num_steps`` iterations.
+        exit_threshold: eps on what the criterion measures over one outer step.
+        noise: state noise beta of a fresh row.
         momentum: eta of the moving average on the input embedding.
         headway: fresh rows per outer step.
         max_wavefront: most rows in flight per sequence.
         depth_limit: iterations after which a row is settled anyway; default ``2 * num_steps``.
         freeze_rule: which rows are settled.
+        criterion: what convergence is measured by; see :data:`rdkernels.samplers.CRITERIA`.
+        noise_schedule: how noise falls with depth; see :class:`rdkernels.samplers.NoiseSchedule`.
+        inner_exit_threshold: hold a row for the rest of an outer step once a single iteration has
+            moved it by less than this (relative norm); None iterates all rows alike.
+        full_prefill: False does without the prompt's ``num_steps`` iterations: its positions are
+            refined in the wavefront, beside the first tokens.
+        continuous_compute: a fresh row starts from the state of the row before it.
     """
 
     inner_recurrence: int = 4
@@ -138,28 +112,46 @@ class DiffusionForcing(Sampler):
     max_wavefront: int = 128
     depth_limit: int | None = None
     freeze_rule: FreezeRule = ConvergedPrefix()
+    criterion: Criterion = field(default="latent-diff", kw_only=True)
+    noise_schedule: str = field(default="linear", kw_only=True)
+    inner_exit_threshold: float | None = field(default=None, kw_only=True)
+    full_prefill: bool = field(default=True, kw_only=True)
     continuous_compute: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.depth_limit is None:
-            object.__setattr__(self, "depth_limit", 2 * self.num_steps)
-        self._expect_counts("inner_recurrence", "headway", "max_wavefront", "depth_limit")
-        threshold = self.exit_threshold
-        self._expect("exit_threshold", is_number(threshold) and threshold >= 0.0, "a value >= 0")
+        self._expect_counts("inner_recurrence", "headway", "max_wavefront")
+        if self.depth_limit is not None:
+            self._expect_counts("depth_limit")
+        self._expect("exit_threshold", self.exit_threshold is not None, "a value >= 0")
+        self._expect_threshold("exit_threshold")
+        self._expect_threshold("inner_exit_threshold")
         self._expect("noise", is_number(self.noise) and 0.0 <= self.noise <= 1.0, "0 <= noise <= 1")
         self._expect_number("momentum", 0.0, 1.0, "0 <= momentum < 1")
         rule = isinstance(self.freeze_rule, FreezeRule)
         self._expect("freeze_rule", rule, "a FreezeRule such as ConvergedPrefix()")
+        self._expect_criterion()
+        schedule = self.noise_schedule in NOISE_SCHEDULES
+        self._expect("noise_schedule", schedule, f"one of {', '.join(NOISE_SCHEDULES)}")
+        alone = self.full_prefill or not self.continuous_compute
+        self._expect("full_prefill", alone, "True beside continuous_compute")
 
-    def wavefront_policy(self) -> DiffusionForcing:
-        return self
-
-    def noise_weight(self, depth: torch.Tensor) -> torch.Tensor | None:
-        """``[N]`` fp32 noise share of rows at ``depth``, or None when there is no noise."""
-        if self.noise == 0.0:
-            return None
-        return self.noise * (1.0 - depth.float() / self.num_steps).clamp_(min=0.0)
+    def wavefront_policy(self) -> WavefrontPolicy:
+        noise = NoiseSchedule(self.noise_schedule, self.noise, self.num_steps)
+        return self._policy(
+            phases=(Phase((Span(self.inner_recurrence),)),),
+            criterion=exit_criterion(self.criterion),
+            exit_threshold=self.exit_threshold,
+            freeze_rule=self.freeze_rule,
+            depth_limit=2 * self.num_steps if self.depth_limit is None else self.depth_limit,
+            noise=noise if self.noise > 0.0 else None,
+            momentum=self.momentum,
+            headway=self.headway,
+            max_wavefront=self.max_wavefront,
+            inner_exit_threshold=self.inner_exit_threshold,
+            full_prefill=self.full_prefill,
+            continuous_compute=self.continuous_compute,
+        )
 
 
 @dataclass(frozen=True)
@@ -173,44 +165,129 @@ class Autoregressive(Sampler):
 
     continuous_compute: bool = field(default=False, kw_only=True)
 
-    def wavefront_policy(self) -> DiffusionForcing:
-        return DiffusionForcing(
-            num_steps=self.num_steps,
-            inner_recurrence=self.num_steps,
-            momentum=0.0,
-            max_wavefront=1,
-            depth_limit=self.num_steps,
+    def wavefront_policy(self) -> WavefrontPolicy:
+        return self._policy(
+            phases=(Phase((Span(self.num_steps),)),),
             freeze_rule=FixedDepth(self.num_steps),
-            initial_state_scale=self.initial_state_scale,
-            slots=self.slots,
+            depth_limit=self.num_steps,
             continuous_compute=self.continuous_compute,
         )
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from logits; see :func:`rdkernels.ops.sample_tokens`.
+class AdaptiveDepth(Sampler):
+    """One token at a time, each with as many iterations as it needs, up to ``num_steps``.
+
+    The prompt has ``num_steps`` iterations. In a batch every sequence exits by itself and goes on
+    to its next token at once.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep tokens while the mass above them is below this.
-        min_p: keep tokens at least this fraction as likely as the most likely one.
+        criterion: a name in :data:`rdkernels.samplers.CRITERIA`, or a function from an
+            :class:`rdkernels.samplers.ExitCheck` to ``[N]`` bool, true for rows that may exit.
+        threshold: in the criterion's units; default the criterion's own (0.03 for latent-diff).
+        min_steps: iterations before the first exit.
+        check_interval: iterations from check to check.
+        continuous_compute: start each token from the previous token's final state.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    criterion: Criterion = "latent-diff"
+    threshold: float | None = None
+    min_steps: int = field(default=1, kw_only=True)
+    check_interval: int = field(default=1, kw_only=True)
+    continuous_compute: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        checks = {
-            "temperature": (is_number, lambda t: 0.0 <= t < math.inf, "a finite value >= 0"),
-            "top_k": (is_whole, lambda k: k >= 0, "a count >= 0 (0: no limit)"),
-            "top_p": (is_number, lambda p: 0.0 < p <= 1.0, "0 < top_p <= 1"),
-            "min_p": (is_number, lambda p: 0.0 <= p <= 1.0, "0 <= min_p <= 1"),
-        }
-        for name, (of_kind, in_range, expected) in checks.items():
-            value = getattr(self, name)
-            if not of_kind(value) or not in_range(value):
-                raise ArgumentError("Sampling", name, expected, value)
+        super().__post_init__()
+        self._expect_counts("min_steps", "check_interval")
+        for name in ("min_steps", "check_interval"):
+            self._expect(name, getattr(self, name) <= self.num_steps, f"1 to {self.num_steps}")
+        self._expect_criterion()
+        self._expect_threshold("threshold")
+
+    def wavefront_policy(self) -> WavefrontPolicy:
+        criterion = exit_criterion(self.criterion)
+        threshold = criterion.default_threshold if self.threshold is None else self.threshold
+        return self._policy(
+            phases=(advance_by(self.check_interval, self.num_steps),),
+            criterion=criterion,
+            exit_threshold=threshold,
+            freeze_rule=ConvergedPrefix(),
+            depth_limit=self.num_steps,
+            min_depth=self.min_steps,
+            continuous_compute=self.continuous_compute,
+        )
+
+
+@dataclass(frozen=True)
+class SelfSpeculative(Sampler):
+    """Draft tokens with few iterations, verify them with all of them in one pass.
+
+    ``draft_length`` rows are drafted one after the other with ``draft_steps`` iterations each; then
+    all go on, together, from the states that they have to ``num_steps``. The longest prefix whose
+    drafts the full depth confirms is committed, and the token that it predicts after the last
+    confirmed draft with it.
+
+    Under sampling a draft and its verification draw with the same Gumbel noise, so a draft is
+    accepted exactly when it is the token that the full depth draws: what is committed is always
+    the full depth's own draw, and its distribution is that of sampling without drafts.
+
+    Attributes:
+        draft_steps: iterations of a draft.
+        draft_length: rows per verification.
+    """
+
+    draft_steps: int = 4
+    draft_length: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect_counts("draft_steps", "draft_length")
+        self._expect("draft_steps", self.draft_steps < self.num_steps, f"below {self.num_steps}")
+
+    def wavefront_policy(self) -> WavefrontPolicy:
+        draft = Span(self.draft_steps, below=1)
+        verify = Span(self.num_steps - self.draft_steps, below=self.num_steps)
+        drafts = (Phase((draft,), commits=False),) * (self.draft_length - 1)
+        return self._policy(
+            phases=(*drafts, Phase((draft, verify))),
+            freeze_rule=FixedDepth(self.num_steps),
+            depth_limit=self.num_steps,
+            max_wavefront=self.draft_length,
+            restart=True,
+        )
+
+
+@dataclass(frozen=True)
+class LosslessWavefront(Sampler):
+    """A wavefront that gives, token for token, what :class:`Autoregressive` gives.
+
+    Every row in flight advances at its own depth, on the K/V of its own iteration; the front row
+    starts from a token decoded at ``draft_depth``. A row that reaches ``num_steps`` confirms or
+    corrects the token after it; where it corrects, the rows behind start again.
+
+    The tokens are those of ``Autoregressive(num_steps, slots=num_steps)``. With fewer ``slots``
+    rows see K/V of other depths than decoding alone would, and the tokens are close, not equal.
+
+    Attributes:
+        draft_depth: iterations before a row's prediction starts the next row, and per outer step.
+        slots: default ``num_steps``, one per iteration.
+    """
+
+    draft_depth: int = 4
+    slots: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.slots is None:
+            object.__setattr__(self, "slots", self.num_steps)
+        super().__post_init__()
+        self._expect_counts("draft_depth")
+        self._expect("draft_depth", self.draft_depth <= self.num_steps, f"1 to {self.num_steps}")
+
+    def wavefront_policy(self) -> WavefrontPolicy:
+        return self._policy(
+            phases=(advance_by(self.draft_depth, self.num_steps),),
+            freeze_rule=FixedDepth(self.num_steps),
+            depth_limit=self.num_steps,
+            max_wavefront=-(-self.num_steps // self.draft_depth),
+            restart=True,
+        )

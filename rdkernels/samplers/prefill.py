@@ -38,6 +38,7 @@ def prefill_states(
     cache: SharedKVCache,
     *,
     num_steps: int,
+    sequences: torch.Tensor,
     sequence_ids: torch.Tensor,
     seed: int,
     initial_state_scale: float,
@@ -49,19 +50,22 @@ def prefill_states(
         wavefront: where the rows sit.
         cache: pages for all positions must be reserved.
         num_steps: iterations; the k-th writes slot ``k mod slots``.
+        sequences: ``[B]`` int64 places of the prompts in the cache.
         sequence_ids: ``[B]`` int32, for the random initial states.
         seed, initial_state_scale: of the initial states.
 
     Returns:
         States ``[N, D]`` after ``num_steps`` iterations.
     """
-    batch = slice(0, wavefront.batch_size)
-    embed = model.embed(tokens, model.rows(wavefront, cache.page_table(batch)), cache)
+    embed = model.embed(tokens, model.rows(wavefront, cache.page_table()[sequences]), cache)
     keys = wavefront.row_keys(sequence_ids, None)
     state = initial_states(model, keys, seed, initial_state_scale)
     adapter_input = torch.cat((state, embed), dim=1)
+    tables = [cache.core_page_table(slot)[sequences] for slot in range(cache.slots)]
+    if cache.slots == 1:
+        rows = model.rows(wavefront, tables[0])
+        return model.iterate(adapter_input, rows, cache, iterations=num_steps)
     for iteration in range(num_steps):
-        table = cache.core_page_table(iteration % cache.slots, batch)
-        state = model.iterate(adapter_input, model.rows(wavefront, table), cache)
-        adapter_input[:, : state.size(1)] = state
+        rows = model.rows(wavefront, tables[iteration % cache.slots])
+        state = model.iterate(adapter_input, rows, cache)
     return state

@@ -16,7 +16,8 @@ from torch.nn.functional import silu
 from rdkernels import ops
 from rdkernels.backends import philox
 from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel
-from rdkernels.samplers import DiffusionForcing, FixedDepth, LastConverged, Sampling
+from rdkernels.samplers import FixedDepth, LastConverged, Sampling, TokenStable
+from rdkernels.samplers.schedule import WavefrontPolicy
 
 
 def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -97,6 +98,8 @@ class Row:
     state: torch.Tensor
     depth: int = 0
     embed: torch.Tensor | None = None
+    sampled: int | None = None
+    same_token: int = 0
 
 
 @dataclass
@@ -114,7 +117,7 @@ class ReferenceSampler:
     def __init__(
         self,
         model: RecurrentDepthModel,
-        policy: DiffusionForcing,
+        policy: WavefrontPolicy,
         sampling: Sampling,
         seed: int,
         sequence_id: int,
@@ -154,6 +157,18 @@ class ReferenceSampler:
             row.state = state[-1]
         return row
 
+    def noise_shares(self, depth: int) -> tuple[float, float]:
+        """Factors on the state and on the noise for a row of ``depth``."""
+        if self.policy.noise is None:
+            return 1.0, 0.0
+        kind, beta = self.policy.noise.kind, self.policy.noise.scale
+        if kind == "hyperbolic":
+            beta /= 1 + depth
+        elif kind != "constant":
+            beta *= max(1 - depth / self.policy.num_steps, 0.0)
+        beta = float(torch.tensor(beta, dtype=torch.float32))
+        return (math.sqrt(1 - beta**2) if kind == "variance-preserving" else 1 - beta), beta
+
     def advance_states(self, rows: list[Row]) -> list[float]:
         """Iterate all rows in flight; returns how far each one's state moved."""
         policy, slots = self.policy, self.policy.slots
@@ -163,11 +178,10 @@ class ReferenceSampler:
         for i, row in enumerate(rows):
             eta = policy.momentum if row.depth else 0.0
             row.embed = embeds[i] if eta == 0.0 else eta * row.embed + (1 - eta) * embeds[i]
-            beta = policy.noise * max(1 - row.depth / policy.num_steps, 0.0)
+            keep, beta = self.noise_shares(row.depth)
             if beta > 0.0:
-                beta = float(torch.tensor(beta, dtype=torch.float32))
                 z = self.normal(row.position, row.depth, philox.STREAM_STATE_NOISE, 1.0)
-                state[i] = (1 - beta) * row.state + beta * z
+                state[i] = keep * row.state + beta * z
         embed = torch.stack([row.embed for row in rows])
         for k in range(policy.inner_recurrence):
             at = [(row.depth + k) % slots for row in rows]
@@ -181,6 +195,9 @@ class ReferenceSampler:
     def settled(self, rows: list[Row], deltas: list[float]) -> list[bool]:
         policy, rule = self.policy, self.policy.freeze_rule
         done = [row.depth >= policy.depth_limit for row in rows]
+        if isinstance(rule, TokenStable):
+            same = [row.same_token >= rule.outer_steps for row in rows]
+            return [d or ok for d, ok in zip(done, same, strict=True)]
         if isinstance(rule, FixedDepth):
             return [d or row.depth >= rule.num_steps for d, row in zip(done, rows, strict=True)]
         own = [d or x < policy.exit_threshold for d, x in zip(done, deltas, strict=True)]
@@ -201,6 +218,9 @@ class ReferenceSampler:
             out.steps.append((positions, [row.token for row in rows], deltas))
             logits = self.dense.decode(torch.stack([row.state for row in rows]), positions)
             sampled = [self.pick(logits[i], p) for i, p in enumerate(positions)]
+            for row, token in zip(rows, sampled, strict=True):
+                row.same_token = row.same_token + 1 if row.sampled == token else 0
+                row.sampled = token
             settled = self.settled(rows, deltas)
             count = 0
             for i, row in enumerate(rows):
