@@ -217,7 +217,7 @@ def test_generate_json_matches_the_library(run, model):
     assert [o["tokens"] for o in found["outputs"]] == expected.tokens
     assert [o["text"] for o in found["outputs"]] == expected.texts
     assert found["core_iterations"] == expected.stats.core_iterations
-    assert found["options"]["momentum"] == 0 and found["options"]["depth_limit"] == 8
+    assert found["options"]["momentum"] == 0 and found["options"]["num_steps"] == 4
 
 
 @pytest.mark.parametrize(

@@ -76,14 +76,14 @@ def test_defaults_are_the_papers():
         momentum=0.1,
         headway=1,
         max_wavefront=128,
-        depth_limit=64,
+        depth_limit=None,
         freeze_rule=rdk.ConvergedPrefix(),
         initial_state_scale=1.0,
         slots=1,
         continuous_compute=False,
     )
     assert rdk.Autoregressive() == rdk.Autoregressive(num_steps=32)
-    assert DiffusionForcing(num_steps=5).depth_limit == 10
+    assert DiffusionForcing(num_steps=5).wavefront_policy().depth_limit == 10
 
 
 def test_text_prompts(tmp_path, seed):
@@ -277,5 +277,6 @@ def test_a_refusal_is_a_value_error_of_this_package():
 
 
 def test_changing_num_steps_keeps_what_was_asked_for():
-    """dataclasses.replace carries the resolved depth limit on, as it carries every field."""
-    assert replace(DiffusionForcing(num_steps=8), headway=2).depth_limit == 16
+    """The depth limit follows num_steps until it is given."""
+    policy = replace(DiffusionForcing(num_steps=8), num_steps=16).wavefront_policy()
+    assert policy.depth_limit == 32

@@ -11,7 +11,7 @@ import torch
 import rdkernels as rdk
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers import FreezeRule, RowStatus
-from rdkernels.samplers.loop import WavefrontLoop
+from rdkernels.samplers.step import OuterStepProgram
 from tests.support.reference import ReferenceSampler
 from tests.support.samplers import (
     CHOICES,
@@ -31,7 +31,8 @@ def bounded(out, sampler, count):
     its iterations: at the latest so many outer steps after it became the first.
     """
     assert {len(tokens) for tokens in out.tokens} == {count}
-    steps_per_token = -(-sampler.depth_limit // sampler.inner_recurrence)
+    policy = sampler.wavefront_policy()
+    steps_per_token = -(-policy.depth_limit // policy.inner_recurrence)
     assert out.stats.outer_steps <= steps_per_token * (count - 1)
 
 
@@ -242,7 +243,7 @@ def test_half_precision_models_generate(seed, dtype, sampler, monkeypatch):
         max_new_tokens=4,
     )
     assert [len(tokens) for tokens in out.tokens] == [4, 4]
-    assert all(torch.isfinite(given[0]).all() for given, _, _ in logits)
+    assert all(torch.isfinite(given[0]).all() for given, _ in logits)
 
 
 @pytest.mark.parametrize(("slots", "inner_recurrence"), [(2, 1), (3, 2), (4, 3)])
@@ -250,10 +251,10 @@ def test_no_launch_holds_two_groups_on_one_page_table(slots, inner_recurrence, m
     """Within a launch, K/V written for one sequence are ordered against no other's reads."""
     model = tiny_model(seed)
     launches = []
-    original = WavefrontLoop._core_rows
+    original = OuterStepProgram.core_rows
 
-    def spy(loop, wavefront, depth, iteration):
-        rows = original(loop, wavefront, depth, iteration)
+    def spy(program, wavefront, depth):
+        rows = original(program, wavefront, depth)
         bounds = rows.cu_rows.tolist()
         covered = torch.zeros(wavefront.num_rows, dtype=torch.int64)
         for active in (rows.active, *rows.later):
@@ -271,7 +272,7 @@ def test_no_launch_holds_two_groups_on_one_page_table(slots, inner_recurrence, m
         launches.append(1 + len(rows.later))
         return rows
 
-    monkeypatch.setattr(WavefrontLoop, "_core_rows", spy)
+    monkeypatch.setattr(OuterStepProgram, "core_rows", spy)
     sampler = rdk.DiffusionForcing(
         num_steps=8, inner_recurrence=inner_recurrence, slots=slots, exit_threshold=0.0
     )

@@ -174,7 +174,7 @@ def test_state_and_embedding_stay_with_their_position(seed, monkeypatch, name):
     for step, left, entry in zip(out.trace.steps, exits, injections, strict=True):
         now = {}
         state, previous = left[0][:2]
-        embed, mixed = entry[0][1], entry[2][1]
+        embed, mixed = entry[0][1], entry[1][1]
         keys = [
             (b, start + j) for b, start in enumerate(step.start) for j in range(len(step.tokens[b]))
         ]
@@ -203,7 +203,7 @@ def test_fresh_rows_start_from_their_own_keyed_state(seed, monkeypatch):
         model, [[4, 5]], sampler=sampler, max_new_tokens=6, seed=9, sequence_ids=[77], trace=True
     )
     fresh = 0
-    for step, (given, _, _) in zip(out.trace.steps, exits, strict=True):
+    for step, (given, _) in zip(out.trace.steps, exits, strict=True):
         for row, depth in enumerate(step.depths[0]):
             if depth == sampler.inner_recurrence:
                 key = torch.tensor([[77, step.start[0] + row, 0]], dtype=torch.int32)
@@ -219,7 +219,7 @@ def test_noise_falls_to_nothing_and_never_returns(seed, monkeypatch):
     sampler = replace(EAGER, noise=0.4, exit_threshold=0.0, depth_limit=12)
     rdk.generate(tiny_model(seed), [[4, 5]], sampler=sampler, max_new_tokens=4)
     weights = {}
-    for given, _, _ in injections:
+    for given, _ in injections:
         weights |= dict(zip(given[3].tolist(), given[5].tolist(), strict=True))
     expected = {depth: 0.4 * max(0.0, 1 - depth / 6) for depth in range(0, 12, 2)}
     assert weights == pytest.approx(expected, abs=1e-6)
@@ -246,9 +246,12 @@ def status(delta, depth, lengths, threshold=0.5, limit=10) -> RowStatus:
 
 def test_freeze_rules_by_hand():
     rows = status([0.1, 0.9, 0.2, 0.9, 0.9, 0.9], [4, 4, 4, 4, 10, 2], [4, 2])
-    assert rdk.ConvergedPrefix().settled(rows).tolist() == [True, False, True, False, True, False]
+    assert rdk.ConvergedPrefix().settled(rows).tolist() == [True, False, True, False, False, False]
+    assert rows.exhausted.tolist() == [False] * 4 + [True, False]  # the loop adds these
     assert rdk.LastConverged().settled(rows).tolist() == [True, True, True, False, True, False]
     assert rdk.FixedDepth(4).settled(rows).tolist() == [True] * 5 + [False]
+    stable = replace(rows, same_token=torch.tensor([0, 1, 2, 3, 0, 2]))
+    assert rdk.TokenStable(2).settled(stable).tolist() == [False, False, True, True, False, True]
     nothing = status([0.9, 0.9], [1, 1], [0, 2, 0])
     for rule in (rdk.ConvergedPrefix(), rdk.LastConverged(), rdk.FixedDepth(4)):
         assert not rule.settled(nothing).any()

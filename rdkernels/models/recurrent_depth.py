@@ -271,7 +271,6 @@ class RecurrentDepthModel:
             wavefront,
             cache,
             num_steps=num_steps,
-            sequences=torch.arange(batch, device=self.device),
             sequence_ids=ids,
             seed=seed,
             initial_state_scale=initial_state_scale,

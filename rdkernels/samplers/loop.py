@@ -98,9 +98,7 @@ class WavefrontLoop:
         )
         self.places = [Place() for _ in range(max_sequences)]
         self.buffers = RowBuffers(model, max_sequences, policy.headway)
-        sampler = TokenSampler(
-            sampling, model.config.vocabulary, seed, model.device, model.backend
-        )
+        sampler = TokenSampler(sampling, model.config.vocabulary, seed, model.device, model.backend)
         self.program = OuterStepProgram(
             model, policy, sampler, self.cache, self.sequences, self.buffers, seed
         )

@@ -111,7 +111,7 @@ class DiffusionForcing(Sampler):
     headway: int = 1
     max_wavefront: int = 128
     depth_limit: int | None = None
-    freeze_rule: FreezeRule = ConvergedPrefix()
+    freeze_rule: FreezeRule = field(default_factory=ConvergedPrefix)
     criterion: Criterion = field(default="latent-diff", kw_only=True)
     noise_schedule: str = field(default="linear", kw_only=True)
     inner_exit_threshold: float | None = field(default=None, kw_only=True)

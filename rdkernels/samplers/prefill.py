@@ -38,10 +38,10 @@ def prefill_states(
     cache: SharedKVCache,
     *,
     num_steps: int,
-    sequences: torch.Tensor,
     sequence_ids: torch.Tensor,
     seed: int,
     initial_state_scale: float,
+    sequences: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Iterate packed prompt rows and fill the cache (all but the coda's).
 
@@ -50,13 +50,15 @@ def prefill_states(
         wavefront: where the rows sit.
         cache: pages for all positions must be reserved.
         num_steps: iterations; the k-th writes slot ``k mod slots``.
-        sequences: ``[B]`` int64 places of the prompts in the cache.
         sequence_ids: ``[B]`` int32, for the random initial states.
         seed, initial_state_scale: of the initial states.
+        sequences: ``[B]`` int64 places of the prompts in the cache; default the first ``B``.
 
     Returns:
         States ``[N, D]`` after ``num_steps`` iterations.
     """
+    if sequences is None:
+        sequences = torch.arange(wavefront.batch_size, device=tokens.device)
     embed = model.embed(tokens, model.rows(wavefront, cache.page_table()[sequences]), cache)
     keys = wavefront.row_keys(sequence_ids, None)
     state = initial_states(model, keys, seed, initial_state_scale)

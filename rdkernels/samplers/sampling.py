@@ -63,7 +63,12 @@ class TokenSampler:
     """:class:`Sampling` on a model's device: logits of rows in, a token per row out."""
 
     def __init__(
-        self, sampling: Sampling, vocabulary: int, seed: int, device: torch.device, backend: str | None
+        self,
+        sampling: Sampling,
+        vocabulary: int,
+        seed: int,
+        device: torch.device,
+        backend: str | None,
     ) -> None:
         self.sampling, self.seed, self.backend = sampling, seed, backend
         self.bias: torch.Tensor | None = None
@@ -80,7 +85,7 @@ class TokenSampler:
     def adjust(
         self, logits: torch.Tensor, tokens: torch.Tensor, wavefront: Wavefront
     ) -> torch.Tensor:
-        """Penalty and bias on ``logits [N, V]``, in place; ``tokens [B, T]`` as the rows see them."""
+        """Penalty and bias on ``logits [N, V]``, in place; rows see ``tokens [B, T]``."""
         penalty = self.sampling.repetition_penalty
         if penalty != 1.0:
             seen = tokens[wavefront.row_sequence]

@@ -167,9 +167,9 @@ class OuterStepProgram:
     def _iterate_span(
         self, rows: RowTensors, wavefront: Wavefront, span: Span, active: torch.Tensor | None
     ) -> None:
-        slots = self.cache.slots
-        for done in range(0, span.iterations, span.iterations if slots == 1 else 1):
-            count = span.iterations if slots == 1 else 1
+        # On shared K/V all iterations address the same pages: one call computes them.
+        count = span.iterations if self.cache.slots == 1 else 1
+        for _ in range(span.iterations // count):
             core = self.core_rows(replace(wavefront, active=active), rows.depth)
             self.model.iterate(rows.adapter_input, core, self.cache, iterations=count)
             if active is None:

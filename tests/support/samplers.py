@@ -53,16 +53,32 @@ def random_policy(rng: random.Random) -> rdk.DiffusionForcing:
     )
 
 
+class _Listening:
+    """A :class:`rdkernels.ops` binding that lets ``listen(name, arguments, outputs)`` know."""
+
+    def __init__(self, bound, listen) -> None:
+        self._bound, self._listen = bound, listen
+
+    def __getattr__(self, name):
+        real = getattr(self._bound, name)
+        if not name.endswith("_out"):
+            return real
+
+        def call(*args, out):
+            kept = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+            real(*args, out=out)
+            self._listen(name.removesuffix("_out"), kept, [r.clone() for r in out])
+
+        return call
+
+
 def spy(monkeypatch, name):
-    """Record what the loop gives to an op and gets from it."""
-    real, calls = getattr(rdk.ops, name), []
+    """Record what the loop gives to an op and gets from it: ``(arguments, outputs)`` per call."""
+    real, calls = rdk.ops.bind, []
 
-    def recording(*args, **kwargs):
-        kept = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
-        result = real(*args, **kwargs)
-        results = result if isinstance(result, tuple) else (result,)
-        calls.append((kept, kwargs, [r.clone() for r in results]))
-        return result
+    def listen(op, arguments, outputs):
+        if op == name:
+            calls.append((arguments, outputs))
 
-    monkeypatch.setattr(rdk.ops, name, recording)
+    monkeypatch.setattr(rdk.ops, "bind", lambda *args: _Listening(real(*args), listen))
     return calls
