@@ -30,9 +30,12 @@ OPS: dict[str, Op] = {}
 class Op:
     """One operator: its torch overloads and, per provider, the function that serves it."""
 
-    def __init__(self, name: str, eager: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, eager: Callable[..., Any], eager_out: Callable[..., None] | None
+    ) -> None:
         self.name = name
         self.eager = eager
+        self.eager_out = eager_out
         packet = getattr(getattr(torch.ops, NAMESPACE), name)
         self.default = packet.default
         self.out = packet.out if "out" in packet.overloads() else None
@@ -82,13 +85,13 @@ def define(
     LIBRARY.define(schema)
     LIBRARY.impl(name, eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    eager_out = eager_out or (_write_out(eager, out) if out else None)
     if out:
         arguments = schema[schema.index("(") + 1 : schema.rindex(") ->")]
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
-        eager_out = eager_out or _write_out(eager, out)
         LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
-    OPS[name] = Op(name, eager)
+    OPS[name] = Op(name, eager, eager_out)
     return OPS[name]
 
 
