@@ -338,17 +338,17 @@ def carry_rows(
     continuous: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     capacity, width = source_row.size(0), state.size(1)
-    if state.size(0) == 0:  # then there is nothing to carry on: all rows are padding
-        return state.new_zeros(capacity, width), embed.new_zeros(capacity, width)
-    rows = torch.arange(capacity, device=state.device)
-    live = (rows < cu_rows[-1]).unsqueeze(1)
-    kept = (source_row >= 0).unsqueeze(1)
-    source = torch.where(source_row >= 0, source_row, -1 - source_row).long()
-    source = torch.where(live.squeeze(1), source, 0)  # of padding rows: anything
+    live = (torch.arange(capacity, device=state.device) < cu_rows[-1]).unsqueeze(1)
+    kept = live & (source_row >= 0).unsqueeze(1)
+    before = -1 - source_row if continuous else torch.zeros_like(source_row)
+    source = torch.where(source_row >= 0, source_row, before).long()
+    source = torch.where(live.squeeze(1), source, 0)  # whatever padding rows hold
+    if state.size(0) == 0:  # so that there is a row 0
+        state, embed = state.new_zeros(1, width), embed.new_zeros(1, width)
     carried = state[source]
     if not continuous:
-        keys = row_keys.clone()
-        keys[:, 2] = 0
+        keys = row_keys * row_keys.new_tensor([1, 1, 0])
         draws = philox.truncated_normal(keys, width, std, seed, philox.STREAM_INITIAL_STATE)
-        carried = torch.where(kept, carried, draws.to(state.dtype))
-    return torch.where(live, carried, 0), torch.where(live & kept, embed[source], 0)
+        begun = draws.to(state.dtype) if std > 0.0 else 0.0
+        carried = torch.where(kept, carried, begun)
+    return torch.where(live, carried, 0), torch.where(kept, embed[source], 0)

@@ -85,10 +85,10 @@ def define(
     LIBRARY.define(schema)
     LIBRARY.impl(name, eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    eager_out = eager_out or (_write_out(eager, out) if out else None)
     if out:
         arguments = schema[schema.index("(") + 1 : schema.rindex(") ->")]
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
-        eager_out = eager_out or _write_out(eager, out)
         LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
     OPS[name] = Op(name, eager, eager_out, out)

@@ -79,7 +79,8 @@ def carry_rows(
     Args:
         state: ``[N, D]`` states of the step that ended (fp32, bf16, fp16; fp64: eager only).
         embed: ``[N, D]`` embeddings, of the same dtype.
-        source_row: ``[C]`` int32 for the ``C`` rows wanted; below ``cu_rows[B]`` in ``[-N, N)``.
+        source_row: ``[C]`` int32 for the ``C`` rows wanted; below ``cu_rows[B]`` less than ``N``
+            and, if ``continuous``, at least ``-N``.
         row_keys: ``[C, 3]`` int32 (sequence id, position, not used) of the next rows.
         cu_rows: ``[B + 1]`` int32 bounds of the next rows; where ``cu_rows[B]`` is above ``C``,
             the first ``C`` are made.
