@@ -11,6 +11,7 @@ import torch
 from rdkernels import requests
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.samplers.graphs import DEFAULT_BUCKETS, checked_buckets
 from rdkernels.samplers.loop import Place, Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing, Sampler
 from rdkernels.samplers.sampling import Sampling
@@ -85,6 +86,9 @@ class Engine:
         seed: of initial states, noise and sampling.
         log_probs: keep the log-probability of every token.
         drafts: report drafts with every update.
+        buckets: row counts that outer steps are padded to; see
+            :mod:`rdkernels.samplers.graphs`. None: a default choice on CUDA, where each is
+            captured as a graph; no padding elsewhere. Empty: never.
 
     Raises:
         ArgumentError: a malformed option.
@@ -103,6 +107,7 @@ class Engine:
         seed: int = 0,
         log_probs: bool = False,
         drafts: bool = False,
+        buckets: Sequence[int] | None = None,
     ) -> None:
         sampler = DiffusionForcing() if sampler is None else sampler
         sampling = Sampling() if sampling is None else sampling
@@ -118,6 +123,9 @@ class Engine:
         if cache_tokens is not None:
             requests.expect_count("Engine", "cache_tokens", cache_tokens, least=1)
         stops = requests.ids("Engine", "stop_tokens", stop_tokens, model.config.vocabulary)
+        if buckets is None:
+            buckets = DEFAULT_BUCKETS if model.device.type == "cuda" else ()
+        padded = checked_buckets("Engine", tuple(buckets)) if len(buckets) else None
         self.model, self.max_tokens, self.drafts = model, max_tokens, drafts
         self.stop_tokens = frozenset(stops)
         self.loop = WavefrontLoop(
@@ -130,6 +138,7 @@ class Engine:
             stop_tokens=tuple(stops),
             seed=int(seed),
             log_probs=log_probs,
+            buckets=padded,
         )
         self._ids = requests.SequenceIds()
         self._next = 0

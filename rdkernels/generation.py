@@ -54,6 +54,7 @@ def generate(
     seed: int = 0,
     sequence_ids: Sequence[int] | None = None,
     log_probs: bool = False,
+    buckets: Sequence[int] | None = None,
     trace: bool = False,
     on_step: Callable[[OuterStep], None] | None = None,
     on_update: Callable[[Update], None] | None = None,
@@ -76,6 +77,7 @@ def generate(
         sequence_ids: 31-bit random key per sequence. Default: a hash of the prompt's tokens, and of
             how often the same prompt came before it in this batch.
         log_probs: report the log-probability of every token.
+        buckets: row counts that outer steps are padded to; see :class:`rdkernels.Engine`.
         trace: keep a record of every outer step.
         on_step: called with the record of every outer step as it ends.
         on_update: called whenever tokens of a sequence are committed; ``update.request`` is the
@@ -116,6 +118,7 @@ def generate(
         stop_tokens=stops,
         seed=seed,
         log_probs=log_probs,
+        buckets=buckets,
     )
     for prompt, key in zip(encoded, keys, strict=True):
         engine.submit(

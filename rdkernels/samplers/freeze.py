@@ -23,6 +23,7 @@ class RowStatus:
         depth_limit: iterations after which a row is settled under every rule.
         same_token: int32 outer steps in a row that have ended with the token that this one ended
             with; 0 for a row whose token has just changed. None unless the rule asks for it.
+        scratch: ``[N]`` bool that a rule may write its answer to, or None.
     """
 
     wavefront: Wavefront
@@ -31,6 +32,7 @@ class RowStatus:
     depth: torch.Tensor
     depth_limit: int
     same_token: torch.Tensor | None = None
+    scratch: torch.Tensor | None = None
 
     @property
     def exhausted(self) -> torch.Tensor:
@@ -78,7 +80,7 @@ class FixedDepth(FreezeRule):
         _expect_count("FixedDepth", "num_steps", self.num_steps)
 
     def settled(self, rows: RowStatus) -> torch.Tensor:
-        return rows.depth >= self.num_steps
+        return torch.ge(rows.depth, self.num_steps, out=rows.scratch)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers.buffers import RowBuffers
+from rdkernels.samplers.graphs import StaticSteps
 from rdkernels.samplers.prefill import prefill_states
 from rdkernels.samplers.sampling import Sampling, TokenSampler
 from rdkernels.samplers.schedule import WavefrontPolicy
@@ -69,6 +70,9 @@ class WavefrontLoop:
         stop_tokens: end a sequence after one of these is committed.
         seed: of initial states, noise and sampling.
         log_probs: keep the log-probability of every token.
+        buckets: pad the rows of an outer step to one of these counts, and on CUDA replay it as a
+            graph. None computes the rows there are. Ignored by samplers that are not static (see
+            :attr:`WavefrontPolicy.is_static`).
 
     Attributes:
         places: what the host knows of each place.
@@ -88,6 +92,7 @@ class WavefrontLoop:
         stop_tokens: tuple[int, ...] = (),
         seed: int = 0,
         log_probs: bool = False,
+        buckets: tuple[int, ...] | None = None,
     ) -> None:
         self.model, self.policy, self.seed = model, policy, seed
         self.cache = model.new_cache(
@@ -102,6 +107,8 @@ class WavefrontLoop:
         self.program = OuterStepProgram(
             model, policy, sampler, self.cache, self.sequences, self.buffers, seed
         )
+        static = buckets is not None and policy.is_static
+        self.static_steps = StaticSteps(self.program, buckets) if static else None
         self.outer_steps = self.core_iterations = self.rows_computed = 0
         self._has_fresh_rows = True
         self._last_rows = 0  # rows of the last outer step, which the coming one may continue
@@ -145,15 +152,16 @@ class WavefrontLoop:
     def step(self, record: bool = False) -> OuterStep | None:
         """One outer step over all rows in flight; returns what it did if ``record``."""
         phase = self.policy.phases[self.outer_steps % len(self.policy.phases)]
-        num_rows = self.num_rows
+        runner = self.static_steps or self.program
+        num_rows = runner.rows(self.num_rows)
         self.buffers.reserve(num_rows)
         places = [(place.start, place.rows) for place in self.places]
         rows = self.buffers.rows(num_rows)
         consumed = rows.token.tolist() if record else []
-        self.program.run(num_rows, phase, has_fresh_rows=self._has_fresh_rows)
+        runner.run(num_rows, phase, has_fresh_rows=self._has_fresh_rows)
         self.outer_steps += 1
         self.core_iterations += self.program.iterations
-        self.rows_computed += num_rows * self.program.iterations
+        self.rows_computed += self.num_rows * self.program.iterations
         for place in self.places:
             place.iterations += self.program.iterations if place.rows else 0
         self._last_rows = num_rows

@@ -104,3 +104,9 @@ class WavefrontPolicy:
     def needs_every_sample(self) -> bool:
         """Whether an outer step decodes rows even if none of them is settled."""
         return self.max_wavefront > 1 or self.criterion.needs_logits
+
+    @property
+    def is_static(self) -> bool:
+        """Whether an outer step is a fixed list of op calls, whatever the values of its rows."""
+        predicts = self.criterion.needs_logits or self.freeze_rule.watches_tokens
+        return self.slots == 1 and self.criterion.op_criterion is not None and not predicts

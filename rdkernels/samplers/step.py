@@ -91,6 +91,10 @@ class OuterStepProgram:
     decoded: bool = True
     memory: Memory = field(default_factory=dict)
 
+    def rows(self, num_rows: int) -> int:
+        """Rows that a step of ``num_rows`` real ones computes: no others."""
+        return num_rows
+
     def run(self, num_rows: int, phase: Phase, *, has_fresh_rows: bool) -> None:
         """Compute ``num_rows`` rows (those past ``cu_rows[B]`` are padding) and commit."""
         rows, policy = self.buffers.rows(num_rows), self.policy
@@ -234,7 +238,13 @@ class OuterStepProgram:
         self._measure(rows)
         same = self._same_token(rows) if policy.freeze_rule.watches_tokens else None
         status = RowStatus(
-            wavefront, rows.delta, rows.converged, rows.depth, policy.depth_limit, same
+            wavefront=wavefront,
+            delta=rows.delta,
+            converged=rows.converged,
+            depth=rows.depth,
+            depth_limit=policy.depth_limit,
+            same_token=same,
+            scratch=rows.settled,
         )
         if not phase.commits:
             rows.settled.zero_()
