@@ -83,14 +83,15 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
 def function(op: str) -> Callable[..., Any]:
     """The native kernel of ``op`` with the schema's positional arguments.
 
-    The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``; callers
+    With the outputs as keyword arguments it is the ``out`` overload. The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``; callers
     get the :class:`ArgumentError` that the eager provider would have raised.
     """
-    kernel = getattr(torch.ops.rdkernels, op).default
+    packet = getattr(torch.ops.rdkernels, op)
+    kernel = packet.default
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **outputs: torch.Tensor) -> Any:
         try:
-            return kernel(*args)
+            return packet.out(*args, **outputs) if outputs else kernel(*args)
         except ValueError as error:
             where, argument, problem = str(error).split(": ", 2)
             expected, got = problem.removeprefix("expected ").rsplit(", got ", 1)

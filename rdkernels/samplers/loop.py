@@ -134,11 +134,10 @@ class WavefrontLoop:
             self.model.config.state_std,
             backend=self.model.backend,
         )
-        for iteration in range(policy.inner_recurrence):
+        together = policy.inner_recurrence if self.cache.slots == 1 else 1  # iterations of a slot
+        for iteration in range(0, policy.inner_recurrence, together):
             core = self._core_rows(wavefront, rows.depth, iteration)
-            state = self.model.iterate(adapter_input, core, self.cache)
-            if iteration + 1 < policy.inner_recurrence:
-                adapter_input[:, : state.size(1)] = state
+            state = self.model.iterate(adapter_input, core, self.cache, together)
         depth = rows.depth.clone()
         delta, converged = ops.exit_update(
             state,

@@ -60,8 +60,8 @@ def prefill_states(
     keys = wavefront.row_keys(sequence_ids, None)
     state = initial_states(model, keys, seed, initial_state_scale)
     adapter_input = torch.cat((state, embed), dim=1)
-    for iteration in range(num_steps):
+    together = num_steps if cache.slots == 1 else 1  # iterations on one slot
+    for iteration in range(0, num_steps, together):
         table = cache.core_page_table(iteration % cache.slots, batch)
-        state = model.iterate(adapter_input, model.rows(wavefront, table), cache)
-        adapter_input[:, : state.size(1)] = state
+        state = model.iterate(adapter_input, model.rows(wavefront, table), cache, together)
     return state
