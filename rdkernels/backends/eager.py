@@ -165,9 +165,7 @@ def transformer_blocks(
     return hidden if last_norm is None else rms_norm(hidden, last_norm, eps)
 
 
-def live_rows(
-    num_rows: int, cu_rows: torch.Tensor, active: torch.Tensor | None
-) -> torch.Tensor:
+def live_rows(num_rows: int, cu_rows: torch.Tensor, active: torch.Tensor | None) -> torch.Tensor:
     """``[num_rows]`` bool: the rows that belong to a sequence and are active."""
     inside = torch.arange(num_rows, device=cu_rows.device) < cu_rows[-1]
     return inside if active is None else inside & active

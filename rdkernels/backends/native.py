@@ -83,8 +83,9 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
 def function(op: str) -> Callable[..., Any]:
     """The native kernel of ``op`` with the schema's positional arguments.
 
-    With the outputs as keyword arguments it is the ``out`` overload. The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``; callers
-    get the :class:`ArgumentError` that the eager provider would have raised.
+    With the outputs as keyword arguments it is the ``out`` overload. The C++ argument checks raise
+    ``ValueError("op: argument: expected ..., got ...")``; callers get the :class:`ArgumentError`
+    that the eager provider would have raised.
     """
     packet = getattr(torch.ops.rdkernels, op)
     kernel = packet.default

@@ -15,13 +15,10 @@ from torch.nn.functional import linear as torch_linear
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
-from rdkernels.models.blocks import Block, BlockStack, Linear, Rows
+from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
-
-# Up to so many rows the native CPU kernel of row_linear is faster than torch's GEMM.
-FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class RecurrentDepthModel:
         self.config, self.weights = config, weights
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
+        self._few_rows = few_rows(config.width, self.dtype)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
             BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
@@ -174,7 +172,7 @@ class RecurrentDepthModel:
         self, name: str, x: torch.Tensor, rows: Rows | None = None
     ) -> Callable[..., torch.Tensor] | None:
         """The native CPU kernel ``name`` if there are few enough rows for it, else None."""
-        if x.device.type != "cpu" or x.size(0) > FEW_ROWS or (rows is not None and rows.later):
+        if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
             return None
         serving = getattr(ops.bind(x, self.backend), name)
         return None if serving is ops.OPS[name].eager else serving

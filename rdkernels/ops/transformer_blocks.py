@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -88,7 +88,7 @@ def _check_block(
 
 
 def _sizes(
-    op: str, block: dict[str, torch.Tensor], key: torch.Tensor, name: object
+    op: str, block: dict[str, torch.Tensor], key: torch.Tensor, name: Callable[[str], str]
 ) -> tuple[int, int, tuple[int, ...]]:
     """Heads, MLP width and cache shape of the first block."""
     page_size, kv_heads, head_dim = key.shape[1:]
@@ -166,10 +166,10 @@ def transformer_blocks(
 ) -> torch.Tensor:
     """Rows through transformer blocks with Huginn's sandwich norms.
 
-    For every block ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``
-    with a gated MLP; after the last, ``x = last_norm(x)`` if that is given. The attention is
-    :func:`recurrent_attention`, with its cache and its inactive rows; those go through the rest of
-    the block like any other, with an attention of zero.
+    For every block ``x = norm_2(attention(norm_1(x)) + x)``, then with a gated MLP
+    ``x = norm_4(mlp(norm_3(x)) + x)``; after the last, ``x = last_norm(x)`` if that is given. The
+    attention is :func:`recurrent_attention`, with its cache and its inactive rows; those go through
+    the rest of the block like any other, with an attention of zero.
 
     One native call serves a whole stack on the CPU, with the bits of the calls op by op: for few
     rows of a small model, most of the time is in getting to the kernels. Its linear layers are
