@@ -13,6 +13,8 @@ from rdkernels.backends.philox import STREAM_INITIAL_STATE
 from rdkernels.ops import OPS, reasons
 
 PAGE_SIZE = 64
+# Made of other ops, with a kernel for the CPU only: on a GPU the model calls those ops.
+COMPOSITIONS = {"core_iterations", "transformer_blocks"}
 TIMED_ROWS = (1, 8, 32, 128)
 
 

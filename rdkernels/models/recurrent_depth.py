@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import torch
 from torch.nn.functional import linear as torch_linear
@@ -16,30 +15,10 @@ from torch.nn.functional import linear as torch_linear
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
+from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
-
-# Up to so many rows the native CPU kernel of row_linear is faster than torch's GEMM.
-FEW_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Block:
-    """Weights of one transformer block (Huginn's sandwich norms).
-
-    ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``.
-    """
-
-    norm_1: torch.Tensor  # [D]
-    norm_2: torch.Tensor  # [D]
-    norm_3: torch.Tensor  # [D]
-    norm_4: torch.Tensor  # [D]
-    wqkv: torch.Tensor  # [(H + 2 HK) d, D]: q | k | v
-    qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
-    attn_proj: torch.Tensor  # [D, H d]
-    mlp_fc: torch.Tensor  # [2F, D]: gate | up
-    mlp_proj: torch.Tensor  # [D, F]
 
 
 @dataclass(frozen=True)
@@ -65,23 +44,6 @@ class Weights:
         return list(found.values())
 
 
-class Rows(NamedTuple):
-    """Where packed rows sit, as the attention op wants it.
-
-    For one slot per core layer these are the wavefront and the cache's page table. With more
-    slots, rows at different depths become sequences of their own, each with the table of its slot.
-    A launch writes a table's cells in no order against the reads of other sequences on that table,
-    so where two groups share one, the later group waits for a launch of its own: ``later`` holds
-    the active rows of each further launch.
-    """
-
-    page_table: torch.Tensor  # [B, max_pages] int32
-    cu_rows: torch.Tensor  # [B + 1] int32
-    start: torch.Tensor  # [B] int32
-    active: torch.Tensor | None  # [N] bool
-    later: tuple[torch.Tensor, ...] = ()  # each [N] bool
-
-
 class RecurrentDepthModel:
     """A Huginn-family model: ``embed -> iterate (r times) -> decode`` over packed rows ``[N, D]``.
 
@@ -102,6 +64,12 @@ class RecurrentDepthModel:
         self.config, self.weights = config, weights
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
+        self._few_rows = few_rows(config.width, self.dtype)
+        scale = config.head_dim**-0.5
+        self._prelude, self._core, self._coda = (
+            BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
+            for blocks in (weights.prelude, weights.core, weights.coda)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -152,29 +120,39 @@ class RecurrentDepthModel:
         cache: SharedKVCache,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V."""
+        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V.
+
+        ``out``: where to put them, for instance the right half of an adapter input.
+        """
         hidden = self.weights.embedding[tokens] * self.config.embed_scale
-        embed = self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
-        return embed if out is None else out.copy_(embed)
+        return self._blocks(self._prelude, hidden, cache.prelude, rows, out=out)
 
     def iterate(
-        self, adapter_input: torch.Tensor, rows: Rows, cache: SharedKVCache, iterations: int = 1
+        self,
+        adapter_input: torch.Tensor,
+        rows: Rows,
+        cache: SharedKVCache,
+        iterations: int = 1,
     ) -> torch.Tensor:
-        """Iterations of the core block on ``adapter_input [N, 2D]`` (state | embed), in place.
+        """Iterations of the core block, in place: ``adapter_input [N, 2D]`` is state | embed.
 
-        Writes the core layers' K/V to the slots that ``rows`` addresses. Inactive rows keep their
-        states. Returns the view of the states ``[N, D]``.
+        All of them write the core layers' K/V to the slots that ``rows`` addresses. A row that no
+        launch computes keeps its state.
+
+        Returns:
+            The states, a view ``adapter_input[:, :D]``.
         """
+        stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        active = rows.active
-        for mask in rows.later:
-            active = active | mask
+        if fused := self._native("core_iterations", adapter_input, rows):
+            arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
+            fused(*arguments, iterations, stack.eps, stack.scale, True)
+            return state
+        op, linear = ops.bind(adapter_input, self.backend), self._linear(adapter_input)
+        live = rows.live(len(state)).unsqueeze(1)
         for _ in range(iterations):
-            hidden = self._linear(adapter_input)(adapter_input, self.weights.adapter)
-            hidden = self._blocks(hidden, self.weights.core, cache.core, rows)
-            if active is not None:
-                hidden = torch.where(active[:, None], hidden, state)
-            state.copy_(hidden)
+            hidden = stack.op_by_op(op, linear, linear(adapter_input, adapter), cache.core, rows)
+            state.copy_(torch.where(live, hidden, state))
         return state
 
     def decode(
@@ -187,48 +165,48 @@ class RecurrentDepthModel:
     ) -> torch.Tensor:
         """Coda and head: states ``[N, D]`` -> fp32 logits ``[N, V]`` (of rows ``select`` only).
 
-        Writes the coda's K/V of all rows.
+        Writes the coda's K/V of all rows. ``out``: where to put the logits.
         """
-        w, eps = self.weights, self.config.norm_eps
-        hidden = ops.rms_norm(state, w.final_norm, eps, backend=self.backend)
-        normed = self._blocks(hidden, w.coda, cache.coda, rows, last_norm=w.final_norm)
+        norm = self.weights.final_norm
+        hidden = ops.bind(state, self.backend).rms_norm(state, norm, self.config.norm_eps)
+        normed = self._blocks(self._coda, hidden, cache.coda, rows, norm)
         if select is not None:
             normed = normed[select]
-        logits = self._linear(normed)(normed, w.head)
+        logits = self._linear(normed)(normed, self.weights.head)
         return logits.float() if out is None else out.copy_(logits)
 
-    def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """What applies linear layers to ``rows``: torch's GEMM, or a kernel for few rows."""
-        if rows.size(0) > FEW_ROWS or rows.device.type != "cpu":
-            return torch_linear
-        serving = ops.bind(rows, self.backend).row_linear
-        return torch_linear if serving is ops.OPS["row_linear"].eager else serving
+    def _native(
+        self, name: str, x: torch.Tensor, rows: Rows | None = None
+    ) -> Callable[..., torch.Tensor] | None:
+        """The native CPU kernel ``name`` if there are few enough rows for it, else None."""
+        if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
+            return None
+        serving = getattr(ops.bind(x, self.backend), name)
+        return None if serving is ops.OPS[name].eager else serving
+
+    def _linear(self, x: torch.Tensor) -> Linear:
+        """What applies linear layers to rows ``x``."""
+        return self._native("row_linear", x) or torch_linear
 
     def _blocks(
         self,
+        stack: BlockStack,
         hidden: torch.Tensor,
-        blocks: tuple[Block, ...],
         caches: list[LayerCache],
         rows: Rows,
         last_norm: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run blocks; returns the hidden rows, normalised by ``last_norm`` if that is given."""
-        eps, scale = self.config.norm_eps, self.config.head_dim**-0.5
+        """Rows through the prelude or the coda."""
+        if fused := self._native("transformer_blocks", hidden, rows):
+            arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
+            if out is None:
+                return fused(*arguments, last_norm)
+            fused(*arguments, last_norm, out=out)
+            return out
         op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
-        normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
-        for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
-            qkv = linear(normed, block.wqkv)
-            inputs = (qkv, block.qk_bias, self.cos_sin, layer.key, layer.value, *rows[:3])
-            mixed = op.recurrent_attention(*inputs, rows.active, scale, True)
-            for active in rows.later:  # rows of other launches come out as zeros
-                mixed = mixed + op.recurrent_attention(*inputs, active, scale, True)
-            delta = linear(mixed, block.attn_proj)
-            norms = (block.norm_2, block.norm_3)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
-            delta = linear(op.swiglu(linear(normed, block.mlp_fc)), block.mlp_proj)
-            norms = (block.norm_4, blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
-        return hidden if last_norm is None else normed
+        result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)
+        return result if out is None else out.copy_(result)
 
     def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> Rows:
         """The rows of a wavefront on one page table."""

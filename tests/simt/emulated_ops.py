@@ -37,7 +37,8 @@ _WITH_MODULE_OF_THEIR_OWN = (
     "sample_tokens",
     "truncated_normal",
 )
-WITHOUT_CUDA_KERNEL = {"row_linear"}  # a GEMM, which is torch's on GPUs
+# A GEMM, which is torch's on GPUs, and compositions of other ops.
+WITHOUT_CUDA_KERNEL = {"row_linear", "transformer_blocks", "core_iterations"}
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
