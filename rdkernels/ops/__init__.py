@@ -6,6 +6,7 @@ overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of
 """
 
 from rdkernels.ops._registry import BACKENDS, OPS, bind, reasons
+from rdkernels.ops._report import OpReport, report
 from rdkernels.ops.advance_wavefront import advance_wavefront
 from rdkernels.ops.exit_update import exit_update
 from rdkernels.ops.inject_state import inject_state
@@ -20,12 +21,14 @@ from rdkernels.ops.truncated_normal import truncated_normal
 __all__ = [
     "BACKENDS",
     "OPS",
+    "OpReport",
     "advance_wavefront",
     "bind",
     "exit_update",
     "inject_state",
     "reasons",
     "recurrent_attention",
+    "report",
     "residual_norm",
     "rms_norm",
     "row_linear",
