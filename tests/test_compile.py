@@ -227,8 +227,7 @@ def test_forced_eager_is_traced_and_not_replaced_by_a_kernel(monkeypatch, seed):
     assert operators_in(ops.swiglu, x) == []
     # Eager attention reads the layout back from its tensors: no graph can hold that.
     function = torch.compile(iterate, backend="eager", fullgraph=True)
-    error = torch._dynamo.exc.TorchDynamoException
-    with pytest.raises(error, match=r"data-dependent|tolist|item"):
+    with pytest.raises(RuntimeError, match=r"data-dependent|tolist|item"):
         function(Layer.random(seed), *rows_of(3, seed))
 
 
