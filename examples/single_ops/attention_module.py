@@ -31,8 +31,8 @@ class Attention(nn.Module):
         """All positions of one sequence, ``[T, D]``, in plain PyTorch."""
         parts = self.qkv(x).view(len(x), -1, HEAD_DIM).transpose(0, 1)
         q, k, v = parts.split((HEADS, KV_HEADS, KV_HEADS))
-        q, k = self.rotate(q), self.rotate(k)
-        mixed = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        turned = self.rotate(q), self.rotate(k)
+        mixed = scaled_dot_product_attention(*turned, v, is_causal=True, enable_gqa=True)
         return self.proj(mixed.transpose(0, 1).flatten(1))
 
     def rotate(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,8 +68,7 @@ def main() -> None:
         new = [x[n : n + more] for x, n, more in zip(sequences, done, counts, strict=True)]
         out = attention.decode(torch.cat(new), rows, cache).split(counts)
         done = [n + more for n, more in zip(done, counts, strict=True)]
-        for result, rows_of_sequence in zip(results, out, strict=True):
-            result.append(rows_of_sequence)
+        results = [[*old, more] for old, more in zip(results, out, strict=True)]
 
     for b, x in enumerate(sequences):
         error = (torch.cat(results[b]) - attention(x)).abs().max().item()
