@@ -341,18 +341,34 @@ def _print_generation(prompts: list[str], output: GenerationOutput) -> None:
 
 # --- env ------------------------------------------------------------------------------------------
 
+_OP_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 
 @app.command()
-def env(as_json: Json = False) -> None:
+def env(
+    ops: Annotated[
+        bool, typer.Option("--ops", help="For every op: who serves it, and why not the others.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Of --ops: cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Of --ops: float32, bfloat16, float16 or float64.")
+    ] = "bfloat16",
+    as_json: Json = False,
+) -> None:
     """Versions, GPUs, and which providers can serve here or why they cannot."""
-    from rdkernels import environment
-    from rdkernels.terminal import environment_view
+    import torch
 
-    found = environment.report()
+    from rdkernels import environment
+    from rdkernels.terminal import environment_view, ops_view
+
+    dtypes = {name: getattr(torch, name) for name in _OP_DTYPES}
+    if dtype not in dtypes:
+        raise _UsageError(f"unknown dtype {dtype!r}: expected one of {', '.join(dtypes)}")
+    found = environment.report(device, dtypes[dtype])
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        Console().print(environment_view(found))
+        Console().print(ops_view(found.ops) if ops else environment_view(found))
 
 
 # --- shared ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -144,9 +143,9 @@ class RecurrentDepthModel:
         """
         stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        if fused := self._native("core_iterations", adapter_input, rows):
+        if native := self._native("core_iterations", adapter_input, rows):
             arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
-            fused(*arguments, iterations, stack.eps, stack.scale, True)
+            native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
             return state
         op, linear = ops.bind(adapter_input, self.backend), self._linear(adapter_input)
         live = rows.live(len(state)).unsqueeze(1)
@@ -175,18 +174,20 @@ class RecurrentDepthModel:
         logits = self._linear(normed)(normed, self.weights.head)
         return logits.float() if out is None else out.copy_(logits)
 
-    def _native(
-        self, name: str, x: torch.Tensor, rows: Rows | None = None
-    ) -> Callable[..., torch.Tensor] | None:
-        """The native CPU kernel ``name`` if there are few enough rows for it, else None."""
+    def _native(self, name: str, x: torch.Tensor, rows: Rows | None = None) -> ops.Bound | None:
+        """The ops for tensors like ``x`` if the native CPU kernel ``name`` is to serve, else None.
+
+        It is for few rows, in one launch.
+        """
         if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
             return None
-        serving = getattr(ops.bind(x, self.backend), name)
-        return None if serving is ops.OPS[name].eager else serving
+        bound = ops.bind(x, self.backend)
+        return bound if bound.chosen(name) == "native" else None
 
     def _linear(self, x: torch.Tensor) -> Linear:
         """What applies linear layers to rows ``x``."""
-        return self._native("row_linear", x) or torch_linear
+        native = self._native("row_linear", x)
+        return torch_linear if native is None else native.row_linear
 
     def _blocks(
         self,
@@ -198,11 +199,11 @@ class RecurrentDepthModel:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows through the prelude or the coda."""
-        if fused := self._native("transformer_blocks", hidden, rows):
+        if native := self._native("transformer_blocks", hidden, rows):
             arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
             if out is None:
-                return fused(*arguments, last_norm)
-            fused(*arguments, last_norm, out=out)
+                return native.transformer_blocks(*arguments, last_norm)
+            native.transformer_blocks_out(*arguments, last_norm, out=(out,))
             return out
         op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
         result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)

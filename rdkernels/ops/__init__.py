@@ -6,6 +6,7 @@ overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of
 """
 
 from rdkernels.ops._registry import BACKENDS, OPS, Bound, bind, reasons
+from rdkernels.ops._report import OpReport, report
 from rdkernels.ops.advance_wavefront import advance_wavefront
 from rdkernels.ops.carry_rows import carry_rows
 from rdkernels.ops.core_iterations import core_iterations
@@ -25,6 +26,7 @@ __all__ = [
     "BLOCK_TENSORS",
     "OPS",
     "Bound",
+    "OpReport",
     "advance_wavefront",
     "bind",
     "carry_rows",
@@ -33,6 +35,7 @@ __all__ = [
     "inject_state",
     "reasons",
     "recurrent_attention",
+    "report",
     "residual_norm",
     "rms_norm",
     "row_linear",

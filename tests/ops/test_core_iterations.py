@@ -9,7 +9,7 @@ from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import OPS, core_iterations, row_linear
 from tests.support.block_case import LAYOUTS, make_block_case
-from tests.support.checking import NAN, assert_close_to_reference, assert_same_bits, check_operator
+from tests.support.checking import NAN, assert_close_to_reference, assert_same_bits
 
 OP = "core_iterations"
 needs_native = pytest.mark.skipif(
@@ -152,15 +152,6 @@ def test_threads_change_no_bit(dtype, seed):
     two, _ = run(case, "native", 2)
     torch.set_num_threads(before)
     assert_same_bits(one, two)
-
-
-def test_operator():
-    check_operator(
-        OP,
-        build("inactive").core_arguments(2),
-        build("padding", dtype=torch.bfloat16).core_arguments(1),
-        build("no rows").core_arguments(1),
-    )
 
 
 def test_gradients(seed):

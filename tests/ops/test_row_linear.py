@@ -12,7 +12,6 @@ from tests.support.checking import (
     assert_close_to_reference,
     assert_refused,
     assert_same_bits,
-    check_operator,
     gradients_match,
     layouts,
 )
@@ -120,11 +119,6 @@ def test_native_rows_do_not_depend_on_their_neighbours(provider, device, dtype, 
     for first, last in [(0, 1), (3, 10), (28, 29)]:
         part = row_linear(x, weight[first:last], backend=provider)
         assert_same_bits(part, together[:, first:last].contiguous())
-
-
-def test_operator():
-    x, weight = random_pair(3, 40, 7, "cpu", torch.float32)
-    check_operator(OP, (x, weight), (x[:0], weight), (x.bfloat16(), weight.bfloat16()))
 
 
 def test_gradients(seed):

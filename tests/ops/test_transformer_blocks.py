@@ -15,7 +15,6 @@ from tests.support.checking import (
     NAN,
     assert_close_to_reference,
     assert_same_bits,
-    check_operator,
     layouts,
 )
 
@@ -145,15 +144,6 @@ def test_threads_and_repeats_change_no_bit(dtype, seed):
     assert_same_bits(first[0], second[0])
     for a, b in zip(one[1].caches, two[1].caches, strict=True):
         assert_same_bits(a, b)
-
-
-def test_operator():
-    check_operator(
-        OP,
-        build("inactive").block_arguments(),
-        build("padding", dtype=torch.bfloat16).block_arguments(False),
-        build("no rows").block_arguments(),
-    )
 
 
 def test_gradients(seed):
