@@ -80,10 +80,11 @@ RowsFunction<typename Kernel::Params> best_variant() {
 }
 
 // The instance of a function template for an element type (RdkDtype); null if there is none.
-#define RDK_INSTANCE(function, dtype)                                       \
-  ((dtype) == kRdkFloat32 ? function<float>                                 \
-   : (dtype) == kRdkBFloat16 ? function<bf16>                               \
-   : (dtype) == kRdkFloat16 ? function<half> : nullptr)
+#define RDK_INSTANCE(function, dtype)          \
+  ((dtype) == kRdkFloat32    ? function<float> \
+   : (dtype) == kRdkBFloat16 ? function<bf16>  \
+   : (dtype) == kRdkFloat16  ? function<half>  \
+                             : nullptr)
 
 // Runs `function` (null: the dtype is unknown) on rows [0, rows) of about `elements_per_row`
 // elements each.

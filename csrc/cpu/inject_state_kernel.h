@@ -2,26 +2,12 @@
 
 #include "row_vectors.h"
 
-// Copies bits, to one row or to two. b may be `from`.
-template <class T>
-RDK_KERNEL void copy_row(const T* from, T* a, T* b, int64_t width) {
-  constexpr int64_t kStep = sizeof(Words) / sizeof(T);
-  int64_t at = 0;
-  for (; at + kStep <= width; at += kStep) {
-    const Words bits = load<Words>(from + at);
-    store(a + at, bits);
-    store(b + at, bits);
-  }
-  for (; at < width; ++at) b[at] = a[at] = from[at];
-}
-
 // a = b = momentum * before + (1 - momentum) * now; b may be `now` or `before`.
 template <class T>
 RDK_KERNEL void mix_momentum(const InjectStateParams& p, const T* now, const T* before, T* a,
                              T* b) {
   for_each_vector<2>(p.width, [&](auto span, int) {
-    const Floats mixed =
-        p.momentum * read(before, span) + p.one_minus_momentum * read(now, span);
+    const Floats mixed = p.momentum * read(before, span) + p.one_minus_momentum * read(now, span);
     write(a, span, mixed);
     write(b, span, mixed);
   });
@@ -48,6 +34,7 @@ RDK_KERNEL void mix_noise(const InjectStateParams& p, int64_t row, float weight,
 
 template <class T>
 [[gnu::flatten]] void inject_state_rows(const InjectStateParams& p, int64_t first, int64_t last) {
+  const size_t bytes = static_cast<size_t>(p.width) * sizeof(T);
   for (int64_t row = first; row < last; ++row) {
     const T* const state = static_cast<const T*>(p.state) + row * p.state_stride;
     const T* const embed = static_cast<const T*>(p.embed) + row * p.embed_stride;
@@ -58,7 +45,7 @@ template <class T>
     if (weight > 0.0f) {
       mix_noise(p, row, weight, state, adapter);
     } else {
-      std::memcpy(adapter, state, static_cast<size_t>(p.width) * sizeof(T));
+      std::memcpy(adapter, state, bytes);
     }
 
     T* const embed_half = adapter + p.width;
@@ -66,7 +53,8 @@ template <class T>
       const T* const previous = static_cast<const T*>(p.previous_embed) + row * p.previous_stride;
       mix_momentum(p, embed, previous, embed_half, mixed);
     } else {
-      copy_row(embed, embed_half, mixed, p.width);
+      std::memcpy(embed_half, embed, bytes);
+      std::memcpy(mixed, embed_half, bytes);  // not from embed, which mixed may be
     }
   }
 }

@@ -1,7 +1,7 @@
 // Compiles RDK_KERNEL_FILE, a kernel that spells out vectors, once per instruction set:
 //
-//   #define RDK_KERNEL_FILE "swiglu_kernel.h"   // defines choose(...), returning a function pointer
-//   #include "instruction_sets.h"
+//   #define RDK_KERNEL_FILE "swiglu_kernel.h"   // defines choose(...), returning a function
+//   pointer #include "instruction_sets.h"
 //
 //   ... rdk::cpu::RDK_BEST(choose(dtype)) ...   // that of the best set of capability()
 //
@@ -75,10 +75,10 @@ namespace avx512_bf16 {
 namespace avx512_bf16 = avx512;
 #endif
 
-#define RDK_BEST(call)                                            \
-  (capability() >= Capability::kAvx512Bf16 ? avx512_bf16::call    \
-   : capability() == Capability::kAvx512   ? avx512::call         \
-   : capability() == Capability::kAvx2     ? avx2::call           \
+#define RDK_BEST(call)                                         \
+  (capability() >= Capability::kAvx512Bf16 ? avx512_bf16::call \
+   : capability() == Capability::kAvx512   ? avx512::call      \
+   : capability() == Capability::kAvx2     ? avx2::call        \
                                            : baseline::call)
 #else
 #define RDK_BEST(call) baseline::call

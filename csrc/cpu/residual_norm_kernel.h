@@ -1,6 +1,7 @@
 // The kernel of residual_norm; included once per instruction set (instruction_sets.h).
 //
 // A row is read from memory once: what is read again, or after it was written, is in L1 or L2.
+// Loops over such rows meanwhile fetch the next row of delta or of residual.
 
 #include "norm_vectors.h"
 
@@ -11,7 +12,7 @@ using Squares = Sums<4>;
 
 template <class T>
 RDK_KERNEL float huginn_row(const ResidualNormParams& p, const T* delta, const T* residual,
-                            T* hidden) {
+                            T* hidden, const T* next_delta) {
   const T* const weight = static_cast<const T*>(p.post_weight);
   Squares squares, hidden_squares;
   for_each_vector<4>(p.width, [&](auto span, int turn) {
@@ -21,6 +22,7 @@ RDK_KERNEL float huginn_row(const ResidualNormParams& p, const T* delta, const T
   const float scale = inverse_rms(squares.total(), p.width, p.eps);
   for_each_vector<4>(p.width, [&](auto span, int turn) {
     const Floats sum = read(delta, span) + read(residual, span);
+    fetch(next_delta, span);
     const Floats out = rounded<T>(rounded<T>(sum * scale) * read(weight, span));
     write(hidden, span, out);
     hidden_squares.add(turn, out * out);
@@ -29,8 +31,8 @@ RDK_KERNEL float huginn_row(const ResidualNormParams& p, const T* delta, const T
 }
 
 template <class T>
-RDK_KERNEL float olmo_row(const ResidualNormParams& p, const T* delta, const T* residual,
-                          T* hidden) {
+RDK_KERNEL float olmo_row(const ResidualNormParams& p, const T* delta, const T* residual, T* hidden,
+                          const T* next_delta) {
   const T* const weight = static_cast<const T*>(p.post_weight);
   Squares squares, hidden_squares;
   for_each_vector<4>(p.width, [&](auto span, int turn) {
@@ -39,6 +41,7 @@ RDK_KERNEL float olmo_row(const ResidualNormParams& p, const T* delta, const T* 
   });
   const float scale = inverse_rms(squares.total(), p.width, p.eps);
   for_each_vector<4>(p.width, [&](auto span, int turn) {
+    fetch(next_delta, span);
     const Floats normed_delta = read(delta, span) * scale * read(weight, span);
     const Floats out = rounded<T>(read(residual, span) + normed_delta);
     write(hidden, span, out);
@@ -62,16 +65,21 @@ RDK_KERNEL float llama_row(const ResidualNormParams& p, const T* delta, const T*
 template <class T>
 [[gnu::flatten]] void residual_norm_rows(const ResidualNormParams& p, int64_t first, int64_t last) {
   for (int64_t row = first; row < last; ++row) {
-    const T* const delta = static_cast<const T*>(p.delta) + row * p.delta_stride;
-    const T* const residual = static_cast<const T*>(p.residual) + row * p.residual_stride;
+    const int64_t next = row + 1 < last ? row + 1 : row;
+    const T* const deltas = static_cast<const T*>(p.delta);
+    const T* const residuals = static_cast<const T*>(p.residual);
+    const T* const delta = deltas + row * p.delta_stride;
+    const T* const next_delta = deltas + next * p.delta_stride;
+    const T* const residual = residuals + row * p.residual_stride;
     T* const hidden = static_cast<T*>(p.hidden) + row * p.hidden_stride;
-    const float squares = p.style == kRdkHuginn  ? huginn_row(p, delta, residual, hidden)
+    const float squares = p.style == kRdkHuginn ? huginn_row(p, delta, residual, hidden, next_delta)
                           : p.style == kRdkLlama ? llama_row(p, delta, residual, hidden)
-                                                 : olmo_row(p, delta, residual, hidden);
+                                                 : olmo_row(p, delta, residual, hidden, next_delta);
     if (p.pre_weight == nullptr) continue;
     T* const normed = static_cast<T*>(p.normed) + row * p.normed_stride;
     const float scale = inverse_rms(squares, p.width, p.eps);
-    scale_row(hidden, scale, static_cast<const T*>(p.pre_weight), normed, p.width);
+    const T* const next_residual = residuals + next * p.residual_stride;
+    scale_row(hidden, scale, static_cast<const T*>(p.pre_weight), normed, p.width, next_residual);
   }
 }
 

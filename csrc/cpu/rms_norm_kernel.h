@@ -13,7 +13,9 @@ template <class T>
       const Floats v = read(x, span);
       squares.add(turn, v * v);
     });
-    scale_row(x, inverse_rms(squares.total(), p.width, p.eps), weight, out, p.width);
+    const float scale = inverse_rms(squares.total(), p.width, p.eps);
+    const T* const next = row + 1 < last ? x + p.x_stride : x;
+    scale_row(x, scale, weight, out, p.width, next);
   }
 }
 

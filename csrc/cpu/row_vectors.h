@@ -70,9 +70,7 @@ struct Bits<half> {
     return (Halves)_mm512_maskz_cvtps_ph(0xFFFF, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
   }
 #elif RDK_VECTOR_BYTES == 32
-  RDK_KERNEL static Floats to_floats(Halves bits) {
-    return (Floats)_mm256_cvtph_ps((__m128i)bits);
-  }
+  RDK_KERNEL static Floats to_floats(Halves bits) { return (Floats)_mm256_cvtph_ps((__m128i)bits); }
   RDK_KERNEL static Halves of(Floats v) {
     return (Halves)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
   }
@@ -151,6 +149,23 @@ RDK_KERNEL void write(T* row, Part span, Floats v) {
   T elements[kLanes];
   write(elements, v);
   __builtin_memcpy(row + span.at, elements, static_cast<size_t>(span.count) * sizeof(T));
+}
+
+// Fetches a vector of a row into the caches.
+template <class T>
+RDK_KERNEL void fetch(const T* row, Whole span) {
+  __builtin_prefetch(row + span.at);
+}
+
+template <class T>
+RDK_KERNEL void fetch(const T*, Part) {}
+
+// The same for what follows in the row that is being read: the machine's own prefetching stops at
+// the end of a page.
+template <class T, class Span>
+RDK_KERNEL void fetch_ahead(const T* row, Span span) {
+  constexpr int kBytes = 2048;
+  fetch(row + kBytes / sizeof(T), span);
 }
 
 // Calls step(span, turn) for the vectors of a row, kTurns of them (turn = 0, 1, ...) to a turn of
