@@ -123,7 +123,7 @@ class RecurrentDepthModel:
 
         ``out``: where to put them, for instance the right half of an adapter input.
         """
-        hidden = self.weights.embedding[tokens] * self.config.embed_scale
+        hidden = torch.embedding(self.weights.embedding, tokens) * self.config.embed_scale
         return self._blocks(self._prelude, hidden, cache.prelude, rows, out=out)
 
     def iterate(
