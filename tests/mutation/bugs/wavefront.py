@@ -29,11 +29,11 @@ _ADVANCE = (
         _PREFIX,
     ),
     Bug(
-        "advance_wavefront/limit-one-late",
+        "advance_wavefront/limit-one-early",
         "wavefront.h",
         "return start + j + 2 >= limit;",
-        "return start + j + 1 >= limit;",
-        "a sequence does not end when its tokens are used up",
+        "return start + j + 3 >= limit;",
+        "a sequence ends one token short",
         _PREFIX,
     ),
     Bug(
