@@ -17,9 +17,9 @@ from torch.nn.functional import linear
 
 import rdkernels as rdk
 from rdkernels import backends, ops
-from rdkernels.ops import _registry
 from rdkernels.backends import native
 from rdkernels.errors import BackendError
+from rdkernels.ops import _registry
 from tests.support.attention_case import rotary_table
 from tests.support.checking import assert_close_to_reference
 from tests.support.tiny import tiny_model
