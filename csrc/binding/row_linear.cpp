@@ -17,7 +17,8 @@ std::optional<Tensor> checked_scale(const Tensor& x, const Tensor& weight,
                                     const std::optional<Tensor>& scale) {
   const bool quantized = weight.scalar_type() == ScalarType::Char;
   if (quantized != scale.has_value()) {
-    fail(kOp, "scale", quantized ? "a scale for an int8 weight" : "None for a weight that is not int8",
+    fail(kOp, "scale",
+         quantized ? "a scale for an int8 weight" : "None for a weight that is not int8",
          scale ? describe(*scale) : "None");
   }
   if (!quantized) return std::nullopt;

@@ -28,8 +28,8 @@ constexpr int kChunkSteps = 32;               // a chunk is this many vectors of
 // kLanes int8 numbers.
 RDK_KERNEL Floats widen(const int8_t* from) {
 #if RDK_VECTOR_BYTES == 64
-  return (Floats)_mm512_maskz_cvtepi32_ps(
-      0xFFFF, _mm512_maskz_cvtepi8_epi32(0xFFFF, load<__m128i>(from)));
+  return (Floats)_mm512_maskz_cvtepi32_ps(0xFFFF,
+                                          _mm512_maskz_cvtepi8_epi32(0xFFFF, load<__m128i>(from)));
 #elif RDK_VECTOR_BYTES == 32
   return (Floats)_mm256_cvtepi32_ps(
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
@@ -107,8 +107,8 @@ struct Elements<bf16> {
   RDK_KERNEL static Vector read(const int8_t* from) {  // the high half of each float is its bf16
     using Pairs = int16_t __attribute__((vector_size(RDK_VECTOR_BYTES / 2)));
     const Ints pairs = __builtin_convertvector(load<Pairs>(from), Ints);
-    const Words even = (Words)__builtin_convertvector((pairs << 24) >> 24, Floats);
-    const Words odd = (Words)__builtin_convertvector(pairs >> 8, Floats);
+    const Words even = (Words) __builtin_convertvector((pairs << 24) >> 24, Floats);
+    const Words odd = (Words) __builtin_convertvector(pairs >> 8, Floats);
     return (even >> 16) | odd;
   }
   RDK_KERNEL static Floats low(Words pairs) { return reinterpret_cast<Floats>(pairs << 16); }
@@ -168,7 +168,7 @@ struct Chunk {
   const Weight* next[kPanel];  // the chunk that follows, of this panel or the next
   float scale[kPanel];         // of an int8 weight
   int64_t steps;               // whole vectors of a row
-  int rest;               // elements behind them
+  int rest;                    // elements behind them
   bool is_first, is_last;
   int columns;  // rows of weight that count
 };
@@ -182,11 +182,18 @@ RDK_KERNEL void add_products(typename Elements<T>::Vector x,
   for (int j = 0; j < kPanel; ++j) sums[j] = Elements<T>::dot(sums[j], x, weight[j]);
 }
 
-// Adds the chunk's products for kRows rows; with kFetch, meanwhile fetches rows [first, last) of
-// the next chunk.
-template <class T, bool kFetch, int kRows, class Panel>
-RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Panel& chunk, int first, int last,
-                          PanelSums* sums) {
+// Which rows [first, last) of the next chunk a tile fetches at the same step as its own.
+struct Fetch {
+  int first, last;
+};
+
+// Adds the chunk's products for kRows rows, and meanwhile fetches. A single group uses its chunk,
+// which is a whole panel, once: it fetches the next panel, except for one row of x with a weight
+// that needs no unpacking. The machine's own prefetching keeps up best with that.
+template <class T, bool kSingleGroup, int kRows, class Ready, class Weight>
+RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<Ready, Weight>& chunk,
+                          Fetch fetch, PanelSums* sums) {
+  constexpr bool kFetchPanel = kSingleGroup && (kRows > 1 || std::is_same_v<Weight, int8_t>);
   using E = Elements<T>;
   typename E::Vector weight[kPanel];
   Floats tile[kRows][kPanel];
@@ -197,9 +204,12 @@ RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Panel& chunk, int 
   }
   const int64_t end = chunk.steps * E::kStep;
   for (int64_t at = 0; at < end; at += E::kStep) {
-    if constexpr (kFetch) {
+    if constexpr (kFetchPanel) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kPanel; ++j) __builtin_prefetch(chunk.next[j] + at);
+    } else if constexpr (!kSingleGroup) {
 #pragma GCC unroll 1
-      for (int j = first; j < last; ++j) __builtin_prefetch(chunk.next[j] + at);
+      for (int j = fetch.first; j < fetch.last; ++j) __builtin_prefetch(chunk.next[j] + at);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kPanel; ++j) weight[j] = E::read(chunk.weight[j] + at);
@@ -255,17 +265,17 @@ RDK_KERNEL void write_tile(const PanelSums* sums, const float* scale, T* out, in
 
 // The same for a tile of kTileRows rows or the fewer that are left; writes out after the last
 // chunk.
-template <class T, bool kFetch, int kRows = kTileRows, class Ready, class Weight>
+template <class T, bool kSingleGroup, int kRows = kTileRows, class Ready, class Weight>
 RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride,
-                             const Chunk<Ready, Weight>& chunk, int first, int last,
-                             PanelSums* sums, T* out, int64_t out_stride) {
+                             const Chunk<Ready, Weight>& chunk, Fetch fetch, PanelSums* sums,
+                             T* out, int64_t out_stride) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return compute_tile<T, kFetch, kRows - 1>(rows, x, x_stride, chunk, first, last, sums, out,
-                                                out_stride);
+      return compute_tile<T, kSingleGroup, kRows - 1>(rows, x, x_stride, chunk, fetch, sums, out,
+                                                      out_stride);
     }
   }
-  add_chunk<T, kFetch, kRows>(x, x_stride, chunk, first, last, sums);
+  add_chunk<T, kSingleGroup, kRows>(x, x_stride, chunk, fetch, sums);
   if (chunk.is_last) {
     constexpr bool kScaled = std::is_same_v<Weight, int8_t>;
     write_tile<T, kRows, kScaled>(sums, chunk.scale, out, out_stride, chunk.columns);
@@ -280,8 +290,8 @@ struct Unpacked {
   static constexpr int kElements = kChunkSteps * Elements<T>::kStep;
   alignas(64) typename Elements<T>::Unpacked rows[kPanel][kElements + Elements<T>::kStep];
 
-  RDK_KERNEL const typename Elements<T>::Unpacked* fill(int row, const int8_t* from,
-                                                        int64_t steps, int rest) {
+  RDK_KERNEL const typename Elements<T>::Unpacked* fill(int row, const int8_t* from, int64_t steps,
+                                                        int rest) {
     constexpr int kStep = Elements<T>::kStep;
     for (int64_t i = 0; i < steps; ++i) {
       store(rows[row] + i * kStep, Elements<T>::read(from + i * kStep));
@@ -304,7 +314,6 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
   };
   constexpr bool kScaled = std::is_same_v<Weight, int8_t>, kUnpack = kScaled && !kSingleGroup;
   std::conditional_t<kUnpack, Unpacked<T>, char> unpacked;
-  // A single group uses the weight once: the machine's own prefetching keeps up best with that.
   const int64_t chunk_steps = kSingleGroup ? vectors : kChunkSteps;
   Chunk<std::conditional_t<kUnpack, typename E::Unpacked, Weight>, Weight> chunk;
   chunk.columns = last - output < kPanel ? static_cast<int>(last - output) : kPanel;
@@ -330,9 +339,9 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
           static_cast<const T*>(p.x) + (first_row + row) * p.x_stride + at * E::kStep;
       T* const out = static_cast<T*>(p.out) + (first_row + row) * p.out_stride + output;
       // Fetching is spread over the groups: memory and arithmetic are to be busy all the time.
-      const int fetched = kPanel * group / groups, fetch = kPanel * (group + 1) / groups;
-      compute_tile<T, !kSingleGroup>(rows - row, x, p.x_stride, chunk, fetched, fetch, sums + row,
-                                     out, p.out_stride);
+      const Fetch fetch{kPanel * group / groups, kPanel * (group + 1) / groups};
+      compute_tile<T, kSingleGroup>(rows - row, x, p.x_stride, chunk, fetch, sums + row, out,
+                                    p.out_stride);
     }
     at += chunk.steps;
   } while (!chunk.is_last);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,3 +43,10 @@ class QuantizedWeight:
 
 
 LinearWeight = torch.Tensor | QuantizedWeight  # what a linear layer multiplies by
+
+
+def quantized_linear(
+    row_linear: Callable[..., torch.Tensor], x: torch.Tensor, weight: QuantizedWeight
+) -> torch.Tensor:
+    """``x`` times an int8 weight by ``row_linear``, the op's serving function."""
+    return row_linear(x, weight.values, weight.scale)

@@ -6,8 +6,9 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
 from rdkernels.models.config import ModelConfig
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_linear
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
@@ -35,34 +37,45 @@ class Block:
     norm_2: torch.Tensor  # [D]
     norm_3: torch.Tensor  # [D]
     norm_4: torch.Tensor  # [D]
-    wqkv: torch.Tensor  # [(H + 2 HK) d, D]: q | k | v
+    wqkv: LinearWeight  # [(H + 2 HK) d, D]: q | k | v
     qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
-    attn_proj: torch.Tensor  # [D, H d]
-    mlp_fc: torch.Tensor  # [2F, D]: gate | up
-    mlp_proj: torch.Tensor  # [D, F]
+    attn_proj: LinearWeight  # [D, H d]
+    mlp_fc: LinearWeight  # [2F, D]: gate | up
+    mlp_proj: LinearWeight  # [D, F]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model, in one dtype on one device."""
+    """All weights of a model on one device, in one dtype or, all linear layers, int8."""
 
     embedding: torch.Tensor  # [V, D]
     prelude: tuple[Block, ...]
-    adapter: torch.Tensor  # [D, 2D]: state | embed
+    adapter: LinearWeight  # [D, 2D]: state | embed
     core: tuple[Block, ...]
     coda: tuple[Block, ...]
     final_norm: torch.Tensor  # [D]: before the coda and before the head
-    head: torch.Tensor  # [V, D]; the embedding itself where tied
+    head: LinearWeight  # [V, D]; where tied the embedding itself, or its int8 copy
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the linear layers are int8."""
+        return isinstance(self.adapter, QuantizedWeight)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every distinct tensor once."""
-        found: dict[int, torch.Tensor] = {}
-        for part in (self, *self.prelude, *self.core, *self.coda):
-            for field in fields(part):
-                value = getattr(part, field.name)
-                if isinstance(value, torch.Tensor):
-                    found[id(value)] = value
-        return list(found.values())
+        """Every distinct tensor once; of int8 weights the values and the scale."""
+        return list({id(tensor): tensor for tensor in _tensors_of(self)}.values())
+
+
+def _tensors_of(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in a weight, a block or a tuple of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors_of(part)
+    elif isinstance(value, Weights | Block | QuantizedWeight):
+        for field in fields(value):
+            yield from _tensors_of(getattr(value, field.name))
 
 
 class Rows(NamedTuple):
@@ -115,8 +128,7 @@ class RecurrentDepthModel:
         """Bytes of all weights, or of one ``iterate`` pass with ``part='core'``."""
         tensors = self.weights.tensors()
         if part == "core":
-            blocks = (getattr(b, f.name) for b in self.weights.core for f in fields(b))
-            tensors = [t for t in (self.weights.adapter, *blocks) if t is not None]
+            tensors = list(_tensors_of((self.weights.adapter, self.weights.core)))
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(
@@ -171,8 +183,10 @@ class RecurrentDepthModel:
             normed = normed[select]
         return self._linear(normed)(normed, w.head).float()
 
-    def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, LinearWeight], torch.Tensor]:
         """What applies linear layers to ``rows``: torch's GEMM, or a kernel for few rows."""
+        if self.weights.quantized:
+            return partial(quantized_linear, ops.bind(rows, self.backend).row_linear)
         if rows.size(0) > FEW_ROWS or rows.device.type != "cpu":
             return torch_linear
         serving = ops.bind(rows, self.backend).row_linear

@@ -27,9 +27,7 @@ def _eager(
     return eager.row_linear(x, weight, scale)
 
 
-def _fake(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None
-) -> torch.Tensor:
+def _fake(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
     return x.new_empty(x.size(0), weight.size(0))
 
 
