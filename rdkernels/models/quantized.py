@@ -33,8 +33,9 @@ class QuantizedWeight:
             # A row of zeros, or of numbers too small to divide by, becomes zeros.
             scales = (largest / LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
             scale[first : first + step] = scales
-            quotients = rows.div_(scales[:, None]).round_()
-            values[first : first + step] = quotients.clamp_(-LARGEST, LARGEST)
+            values[first : first + step] = (
+                (rows / scales[:, None]).round_().clamp_(-LARGEST, LARGEST)
+            )
         return cls(values, scale)
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
