@@ -64,7 +64,9 @@ class RecurrentDepthModel:
         config: sizes and constants.
         weights: all tensors.
         tokenizer: text to ids and back, or None where the checkpoint has none.
-        backend: provider forced for every op, or None for the best that can serve.
+        backend: provider forced for every op, or None for the best that can serve. The environment
+            variable RDKERNELS_BACKEND is read when the model is made.
+        inference_ops: the ops of the chosen providers, where autograd records nothing.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class RecurrentDepthModel:
         self.config, self.weights = config, weights
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
+        self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
         self._few_rows = few_rows(config.width, self.dtype)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
@@ -160,7 +163,7 @@ class RecurrentDepthModel:
             arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
             native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
             return state
-        op, linear = ops.bind(adapter_input, self.backend), self._linear(adapter_input)
+        op, linear = self._ops(adapter_input), self._linear(adapter_input)
         live = rows.live(len(state)).unsqueeze(1)
         for _ in range(iterations):
             hidden = stack.op_by_op(op, linear, linear(adapter_input, adapter), cache.core, rows)
@@ -180,7 +183,7 @@ class RecurrentDepthModel:
         Writes the coda's K/V of all rows. ``out``: where to put the logits.
         """
         norm = self.weights.final_norm
-        hidden = ops.bind(state, self.backend).rms_norm(state, norm, self.config.norm_eps)
+        hidden = self._ops(state).rms_norm(state, norm, self.config.norm_eps)
         normed = self._blocks(self._coda, hidden, cache.coda, rows, norm)
         if select is not None:
             normed = normed[select]
@@ -194,8 +197,14 @@ class RecurrentDepthModel:
         """
         if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
             return None
-        bound = ops.bind(x, self.backend)
+        bound = self._ops(x)
         return bound if bound.chosen(name) == "native" else None
+
+    def _ops(self, x: torch.Tensor) -> ops.Bound:
+        """The ops for tensors like ``x``; eager ones where autograd records it."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return ops.bind(x, self.backend)
+        return self.inference_ops
 
     def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
         """As :meth:`_native`, for the ops that take whole blocks."""
@@ -204,7 +213,7 @@ class RecurrentDepthModel:
     def _linear(self, x: torch.Tensor) -> Linear:
         """What applies linear layers to rows ``x``."""
         if self.weights.quantized:
-            return partial(quantized_linear, ops.bind(x, self.backend).row_linear)
+            return partial(quantized_linear, self._ops(x).row_linear)
         native = self._native("row_linear", x)
         return torch_linear if native is None else native.row_linear
 
@@ -224,7 +233,7 @@ class RecurrentDepthModel:
                 return native.transformer_blocks(*arguments, last_norm)
             native.transformer_blocks_out(*arguments, last_norm, out=(out,))
             return out
-        op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
+        op, linear = self._ops(hidden), self._linear(hidden)
         result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)
         return result if out is None else out.copy_(result)
 
