@@ -23,6 +23,10 @@ from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
 
+# Native kernels of the CPU only, for few rows.
+ONE_CALL = ("row_linear", "transformer_blocks", "core_iterations")
+
+
 @dataclass(frozen=True)
 class Weights:
     """All weights of a model on one device, in one dtype or, all linear layers, int8."""
@@ -80,6 +84,7 @@ class RecurrentDepthModel:
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
         self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
+        self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
         self._few_rows = few_rows(config.width, self.dtype)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
@@ -195,16 +200,17 @@ class RecurrentDepthModel:
 
         It is for few rows, in one launch.
         """
-        if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
+        few = x.size(0) <= self._few_rows and not (rows and rows.later)
+        if name not in self._one_call or not few or _is_recorded(x):
             return None
-        bound = self._ops(x)
-        return bound if bound.chosen(name) == "native" else None
+        return self.inference_ops
 
     def _ops(self, x: torch.Tensor) -> ops.Bound:
         """The ops for tensors like ``x``; eager ones where autograd records it."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            return ops.bind(x, self.backend)
-        return self.inference_ops
+        return ops.bind(x, self.backend) if _is_recorded(x) else self.inference_ops
+
+    def _is_native_on_cpu(self, name: str) -> bool:
+        return self.device.type == "cpu" and self.inference_ops.chosen(name) == "native"
 
     def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
         """As :meth:`_native`, for the ops that take whole blocks."""
@@ -301,6 +307,11 @@ class RecurrentDepthModel:
         low, high = (int(bound) for bound in tokens.aminmax())
         inside = low >= 0 and high < vocabulary
         expect(inside, f"ids in [0, {vocabulary})", low if low < 0 else high)
+
+
+def _is_recorded(x: torch.Tensor) -> bool:
+    """Whether autograd records what is done with ``x``."""
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:

@@ -141,13 +141,10 @@ class Bound:
 
     def __init__(self, *choice: Any) -> None:
         self._choice = choice
-        self._chosen: dict[str, str | None] = {}
 
     def chosen(self, name: str) -> str | None:
         """The provider that serves op ``name``; None where the forced one cannot."""
-        if name not in self._chosen:
-            self._chosen[name] = choose(name, *self._choice)
-        return self._chosen[name]
+        return choose(name, *self._choice)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = OPS.get(name.removesuffix("_out"))
