@@ -22,7 +22,6 @@ from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
-
 # Native kernels of the CPU only, for few rows.
 ONE_CALL = ("row_linear", "transformer_blocks", "core_iterations")
 
