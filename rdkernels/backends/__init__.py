@@ -38,7 +38,7 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
 
     names = OPS[op].out_names
     if backend == "triton":
-        return _copied_out(function(backend, op))
+        return copied_out(function(backend, op))
     write = native.out_function(op) if backend == "native" else OPS[op].eager_out
 
     def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
@@ -47,7 +47,7 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
     return call
 
 
-def _copied_out(allocating: Callable[..., Any]) -> Callable[..., None]:
+def copied_out(allocating: Callable[..., Any]) -> Callable[..., None]:
     """An ``out`` form made of one that allocates, and a copy of its outputs."""
 
     def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
