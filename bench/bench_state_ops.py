@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from bench.support import assert_close, copies, providers, run, wide
+from bench.support import (
+    PREALLOCATED,
+    assert_close,
+    copies,
+    providers_and_out,
+    run,
+    wide,
+    with_outputs,
+)
 from rdkernels import ops
 
-WIDTH, VOCABULARY = 5280, 65536
+WIDTH, WIDEST, VOCABULARY = 5280, 35840, 65536
 SMALL = {"rows": [128]}
 FULL = {"rows": [1, 8, 32, 128]}
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -27,32 +35,34 @@ class Case:
     function: Callable[..., Any]
     inputs: tuple[Any, ...]
     elements: int
+    writes: bool = False  # results as large as its inputs, that it can be given to write into
     integers: bool = False  # then providers must agree exactly
     in_fp32: Callable[..., Any] | None = None  # if not the same function with wider inputs
 
 
-def exit_update(rows: int, dtype: torch.dtype, criterion: str) -> Case:
-    state = torch.randn(rows, WIDTH)
-    inputs = (state.to(dtype), (state + 0.03 * torch.randn(rows, WIDTH)).to(dtype))
+def exit_update(rows: int, dtype: torch.dtype, criterion: str, width: int) -> Case:
+    state = torch.randn(rows, width)
+    inputs = (state.to(dtype), (state + 0.03 * torch.randn(rows, width)).to(dtype))
 
     def call(*args, backend):
         options = {"iterations": 4, "threshold": 0.03, "criterion": criterion}
         return ops.exit_update(*args, **options, backend=backend)[0]
 
-    return Case("exit_update", call, (*inputs, torch.ones(rows).int()), 2 * rows * WIDTH)
+    return Case("exit_update", call, (*inputs, torch.ones(rows).int()), 2 * rows * width)
 
 
-def inject_state(rows: int, dtype: torch.dtype, momentum: bool, noise: bool) -> Case:
-    state, embed, previous = torch.randn(3, rows, WIDTH).to(dtype).unbind()
+def inject_state(rows: int, dtype: torch.dtype, momentum: bool, noise: bool, width: int) -> Case:
+    state, embed, previous = torch.randn(3, rows, width).to(dtype).unbind()
     keys = torch.randint(0, 1 << 20, (rows, 3), dtype=torch.int32)
     mixed = (previous, torch.ones(rows).int(), 0.1) if momentum else (None, None, 0.0)
-    noisy = (torch.full((rows,), 0.1), keys, 7, 1.0) if noise else ()
+    noisy = (torch.full((rows,), 0.1), keys) if noise else (None, None)
 
     def call(*args, backend):
         return ops.inject_state(*args, backend=backend)
 
     matrices = 6 if momentum else 5
-    return Case("inject_state", call, (state, embed, *mixed, *noisy), matrices * rows * WIDTH)
+    inputs = (state, embed, *mixed, *noisy, 7, 1.0)
+    return Case("inject_state", call, inputs, matrices * rows * width, writes=True)
 
 
 def truncated_normal(rows: int, dtype: torch.dtype) -> Case:
@@ -76,6 +86,20 @@ def sample_tokens(rows: int, dtype: torch.dtype, **settings: float) -> Case:
     return Case("sample_tokens", call, (logits, keys), rows * VOCABULARY, integers=True)
 
 
+def carry_rows(rows: int, dtype: torch.dtype) -> Case:
+    """The first row is committed and a fresh one takes its place at the front."""
+    state, embed = torch.randn(2, rows, WIDTH).to(dtype).unbind()
+    source = torch.arange(1, rows + 1, dtype=torch.int32)
+    source[-1] = -rows
+    keys = torch.randint(0, 1 << 20, (rows, 3), dtype=torch.int32)
+
+    def call(*args, backend):
+        return ops.carry_rows(*args, seed=7, std=0.4, backend=backend)
+
+    inputs = (state, embed, source, keys, torch.tensor([0, rows]).int())
+    return Case("carry_rows", call, inputs, (4 * rows - 2) * WIDTH)
+
+
 def advance_wavefront(rows: int, dtype: torch.dtype) -> Case:
     batch, length = max(rows // 16, 1), 1024
     bounds = torch.linspace(0, rows, batch + 1).int()
@@ -89,6 +113,8 @@ def advance_wavefront(rows: int, dtype: torch.dtype) -> Case:
         torch.randint(0, 32, (rows,), dtype=torch.int32),
         bounds,
         torch.full((batch,), length, dtype=torch.int32),
+        torch.full((batch,), 101, dtype=torch.int32),
+        torch.arange(batch, dtype=torch.int32),
         torch.tensor([1000]),
     )
 
@@ -98,23 +124,33 @@ def advance_wavefront(rows: int, dtype: torch.dtype) -> Case:
     return Case("advance_wavefront", call, inputs, rows, integers=True)
 
 
-CASES = {
-    "exit_update latent-diff": lambda rows, dtype: exit_update(rows, dtype, "latent-diff"),
-    "exit_update cosine": lambda rows, dtype: exit_update(rows, dtype, "cosine"),
-    "inject_state concat": lambda rows, dtype: inject_state(rows, dtype, False, False),
-    "inject_state momentum": lambda rows, dtype: inject_state(rows, dtype, True, False),
-    "inject_state noise": lambda rows, dtype: inject_state(rows, dtype, True, True),
+MODEL_CASES = {
     "truncated_normal": truncated_normal,
     "sample_tokens greedy": sample_tokens,
     "sample_tokens temperature": lambda rows, dtype: sample_tokens(rows, dtype, temperature=1.0),
     "sample_tokens top-k 50": lambda r, d: sample_tokens(r, d, temperature=1.0, top_k=50),
     "sample_tokens top-p 0.95": lambda r, d: sample_tokens(r, d, temperature=1.0, top_p=0.95),
     "advance_wavefront": advance_wavefront,
+    "carry_rows": carry_rows,
+}
+WIDE_CASES = {
+    "exit_update latent-diff": partial(exit_update, criterion="latent-diff"),
+    "exit_update cosine": partial(exit_update, criterion="cosine"),
+    "inject_state concat": partial(inject_state, momentum=False, noise=False),
+    "inject_state momentum": partial(inject_state, momentum=True, noise=False),
+    "inject_state noise": partial(inject_state, momentum=True, noise=True),
+}
+# name: (case of (rows, dtype), on the same inputs every time)
+CASES = {name: (make, False) for name, make in MODEL_CASES.items()} | {
+    f"{name} {width} {'cached' if cached else 'cold'}": (partial(make, width=width), cached)
+    for name, make in WIDE_CASES.items()
+    for width in (WIDTH, WIDEST)
+    for cached in (False, True)
 }
 
 
-def check(case: Case, provider: str) -> None:
-    out = case.function(*copies(case.inputs), backend=provider)
+def check(case: Case, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    out = function(*copies(inputs))
     same = case.function(*copies(case.inputs), backend="eager")
     if case.integers:
         for got, want in zip(_tuple(out), _tuple(same), strict=True):
@@ -130,17 +166,25 @@ def _tuple(result: Any) -> tuple[torch.Tensor, ...]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("provider", providers("exit_update", torch.bfloat16))
+@pytest.mark.parametrize("provider", providers_and_out("exit_update", torch.bfloat16))
 def bench_state_ops(benchmark, name, rows, dtype, provider):
     torch.manual_seed(rows)
-    case = CASES[name](rows, DTYPES[dtype])
-    check(case, provider)
+    make, cached = CASES[name]
+    case = make(rows, DTYPES[dtype])
+    function, inputs = partial(case.function, backend=provider), case.inputs
+    if provider == PREALLOCATED:
+        if not case.writes:
+            pytest.skip("results are small: allocated or given makes no difference")
+        function, inputs = with_outputs(case.op, case.inputs)
+    check(case, function, inputs)
     run(
         benchmark,
-        lambda *args: case.function(*args, backend=provider),
-        case.inputs,
+        function,
+        inputs,
         group=f"{name} {rows} rows {dtype}",
         provider=provider,
         traffic=case.elements * DTYPES[dtype].itemsize,
-        shape={"op": case.op, "rows": rows, "dtype": dtype},
+        shape={"op": case.op, "case": name, "rows": rows, "dtype": dtype},
+        writes=case.writes,
+        cached=cached,
     )

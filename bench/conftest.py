@@ -47,13 +47,15 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     write = terminalreporter.write_line
     terminalreporter.section("rdkernels")
     write(", ".join(f"{key} {value}" for key, value in environment().items()))
-    write(f"read bandwidth {rows[0]['read_bandwidth_gb_per_s']:.1f} GB/s\n")
-    head = f"{'':58}{'median':>10}{'p20':>10}{'p80':>10}{'GB/s':>8}{'share':>7}{'x eager':>9}"
+    measured = {row["bandwidth"]: row["bandwidth_gb_per_s"] for row in rows}
+    write(", ".join(f"{kind} bandwidth {rate:.1f} GB/s" for kind, rate in measured.items()))
+    write("share: of the bandwidth of reading, or where results are as large, of copying (r+w)\n")
+    head = f"{'':64}{'median':>10}{'p20':>10}{'p80':>10}{'GB/s':>8}{'share':>7}{'x eager':>9}"
     write(head)
     for row in sorted(rows, key=lambda row: (row["group"], row["provider"])):
         speedup = eager[row["group"]] / row["median_us"] if row["group"] in eager else float("nan")
         write(
-            f"{row['group'] + '  ' + row['provider']:58}"
+            f"{row['group'] + '  ' + row['provider']:64}"
             f"{row['median_us']:8.1f}us{row['p20_us']:10.1f}{row['p80_us']:10.1f}"
-            f"{row['gb_per_s']:8.1f}{row['share_of_read_bandwidth']:7.0%}{speedup:9.2f}"
+            f"{row['gb_per_s']:8.1f}{row['share_of_bandwidth']:7.0%}{speedup:9.2f}"
         )

@@ -43,6 +43,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")
 ]
+Weights = Annotated[
+    str | None, typer.Option(help="int8: linear layers as int8 (CPU); default: as --dtype.")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,6 +86,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = None,
+    weights: Weights = None,
     live: Annotated[bool, typer.Option(help="Show the wavefront while it moves.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +96,7 @@ def demo(
     from rdkernels.terminal import comparison_table
 
     held_out = load_problems(model, limit=problems)
-    loaded = _load_model(model, device, dtype)
+    loaded = _load_model(model, device, dtype, weights)
     entrants = comparison.contenders(num_steps, inner_recurrence, sweep)
     with _observer(loaded, entrants, held_out, live and not sweep and not as_json) as observer:
         rows = comparison.compare(
@@ -172,6 +176,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of initial states, noise and sampling.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = None,
+    weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the first wavefront.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -202,7 +207,7 @@ def generate(
     sampling = rdk.Sampling(
         **_given(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     )
-    loaded = _load_model(model, device, dtype)
+    loaded = _load_model(model, device, dtype, weights)
     stop_tokens = tuple(stop_token) if stop_token else default_stop_tokens(model)
     with GenerationProgress(len(prompts) * max_new_tokens) as progress:
         output = rdk.generate(
@@ -341,24 +346,42 @@ def _print_generation(prompts: list[str], output: GenerationOutput) -> None:
 
 # --- env ------------------------------------------------------------------------------------------
 
+_OP_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 
 @app.command()
-def env(as_json: Json = False) -> None:
+def env(
+    ops: Annotated[
+        bool, typer.Option("--ops", help="For every op: who serves it, and why not the others.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="Of --ops: cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        str, typer.Option(help="Of --ops: float32, bfloat16, float16 or float64.")
+    ] = "bfloat16",
+    as_json: Json = False,
+) -> None:
     """Versions, GPUs, and which providers can serve here or why they cannot."""
-    from rdkernels import environment
-    from rdkernels.terminal import environment_view
+    import torch
 
-    found = environment.report()
+    from rdkernels import environment
+    from rdkernels.terminal import environment_view, ops_view
+
+    dtypes = {name: getattr(torch, name) for name in _OP_DTYPES}
+    if dtype not in dtypes:
+        raise _UsageError(f"unknown dtype {dtype!r}: expected one of {', '.join(dtypes)}")
+    found = environment.report(device, dtypes[dtype])
     if as_json:
         print(json.dumps(found.to_json()))
     else:
-        Console().print(environment_view(found))
+        Console().print(ops_view(found.ops) if ops else environment_view(found))
 
 
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def _load_model(name: str, device: str, dtype: str | None) -> RecurrentDepthModel:
+def _load_model(
+    name: str, device: str, dtype: str | None, weights: str | None
+) -> RecurrentDepthModel:
     import torch
 
     import rdkernels as rdk
@@ -369,4 +392,4 @@ def _load_model(name: str, device: str, dtype: str | None) -> RecurrentDepthMode
         raise _UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise _UsageError(f"--device {device}: torch finds no usable CUDA device")
-    return rdk.load_model(name, device=device, dtype=dtype)
+    return rdk.load_model(name, device=device, dtype=dtype, weights=weights)

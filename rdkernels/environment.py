@@ -13,8 +13,12 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from rdkernels.ops import OpReport
 
 # (label, provider, device) in the order in which they are shown.
 _PROVIDERS = (
@@ -42,21 +46,34 @@ class Provider:
 
 @dataclass(frozen=True)
 class Environment:
-    """The answer of ``rdkernels env``; ``versions`` maps a component to its version or None."""
+    """The answer of ``rdkernels env``.
+
+    ``versions`` maps a component to its version or None; ``forced_backend`` is the provider that
+    ``RDKERNELS_BACKEND`` forces; ``ops`` says who serves each op on one device in one dtype.
+    """
 
     versions: dict[str, str | None]
     gpus: list[str]
     gpu_reason: str | None
     providers: list[Provider]
     native_build: dict[str, object]
+    forced_backend: str | None
+    ops: list[OpReport]
 
     def to_json(self) -> dict[str, object]:
         """Plain values, ready for ``json.dumps``."""
         return asdict(self)
 
 
-def report() -> Environment:
-    """Look around: imports nothing optional, builds nothing, may ask the CUDA driver for GPUs."""
+def report(device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Environment:
+    """Look around: imports nothing optional, builds nothing, may ask the CUDA driver for GPUs.
+
+    ``device`` and ``dtype`` are those of the answer's ``ops``.
+
+    Raises:
+        ArgumentError: no such kind of device.
+    """
+    from rdkernels import ops
     from rdkernels.backends import native
 
     gpus, gpu_reason = _gpus()
@@ -74,6 +91,8 @@ def report() -> Environment:
         gpu_reason=gpu_reason,
         providers=[_provider(*names, gpu_reason) for names in _PROVIDERS],
         native_build=dict(native.build_info()),
+        forced_backend=os.environ.get("RDKERNELS_BACKEND") or None,
+        ops=ops.report(device=device, dtype=dtype),
     )
 
 

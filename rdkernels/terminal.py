@@ -23,6 +23,7 @@ from rdkernels.comparison import Contender, Observer, Row
 if TYPE_CHECKING:
     from rdkernels.environment import Environment, Provider
     from rdkernels.models.demo import Problem
+    from rdkernels.ops import OpReport
     from rdkernels.samplers import OuterStep
 
 _ACCURACY_MARGIN = 0.01  # a sampler that loses more than this has not bought its speed
@@ -124,6 +125,8 @@ def environment_view(found: Environment) -> Group:
     for name, value in found.native_build.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         facts.add_row(f"native {name.replace('_', ' ')}", shown)
+    if found.forced_backend is not None:
+        facts.add_row("RDKERNELS_BACKEND", Text(found.forced_backend, style="yellow"))
     return Group(facts, Text(), _provider_table(found.providers))
 
 
@@ -146,3 +149,49 @@ def _by_reason(missing: dict[str, str]) -> str:
     for op, reason in missing.items():
         ops.setdefault(reason.removeprefix(f"{op} "), []).append(op)
     return "\n".join(f"{reason}: {', '.join(names)}" for reason, names in ops.items())
+
+
+def ops_view(reports: Sequence[OpReport]) -> Group:
+    """Ops by providers: who serves, who could, and numbered reasons of those who cannot."""
+    first = reports[0]
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        title=f"ops on {first.device} in {first.dtype}",
+        title_justify="left",
+    )
+    table.add_column("op", no_wrap=True)
+    for provider in first.reasons:
+        table.add_column(provider, no_wrap=True)
+    notes: dict[str, int] = {}
+    for report in reports:
+        cells = [_served(report, provider, notes) for provider in report.reasons]
+        table.add_row(report.op, *cells)
+    lines = [Text(f"[{number}] {reason}", style="dim") for reason, number in notes.items()]
+    return Group(table, Text(), *lines, _forcing(reports))
+
+
+def _served(report: OpReport, provider: str, notes: dict[str, int]) -> Text:
+    """One cell; a reason gets its number in ``notes``, one for all the ops that share it."""
+    if (reason := report.reasons[provider]) is not None:
+        number = notes.setdefault(reason.removeprefix(f"{report.op} "), len(notes) + 1)
+        refused = provider == report.forced
+        return Text(
+            f"{'raises' if refused else 'no'} [{number}]", style="red" if refused else "dim"
+        )
+    if provider == report.chosen:
+        return Text("serves", style="bold green")
+    return Text("could")
+
+
+def _forcing(reports: Sequence[OpReport]) -> Text:
+    """What the environment forces, and the ops whose calls raise because of it."""
+    forced = reports[0].forced
+    if forced is None:
+        return Text("No provider is forced: the first that can serve does.", style="dim")
+    failing = [report for report in reports if report.error is not None]
+    text = f"RDKERNELS_BACKEND={forced} forces one provider for every op."
+    if failing:
+        text += f" Calls of {len(failing)} of {len(reports)} ops raise, the first of them with:\n"
+        text += f"  {failing[0].error}"
+    return Text(text, style="yellow")

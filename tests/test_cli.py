@@ -302,6 +302,8 @@ def test_env(run):
     assert status == 0 and found["versions"]["torch"] == torch.__version__
     status, out, _ = run("env")
     assert status == 0 and "native CPU" in out and rdkernels.__version__ in out
+    status, out, _ = run("env", "--ops", "--device", "cuda", "--dtype", "float16")
+    assert status == 0 and "ops on cuda in float16" in out and "recurrent_attention" in out
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -335,6 +337,8 @@ GENERATE = ("generate", "--model", "demo", "--prompt", PROMPT)
         ([*GENERATE, "--stop-token", "64"], "stop_tokens"),
         ([*GENERATE, "--plot", "/nowhere/a.png"], "/nowhere"),
         ([*GENERATE, "--plot", "a.docx"], "a.docx"),
+        (["env", "--ops", "--device", "abacus"], "'abacus'"),
+        (["env", "--ops", "--dtype", "int32"], "int32"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(run, arguments, message):

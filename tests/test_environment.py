@@ -9,10 +9,15 @@ import torch
 from rich.console import Console
 
 import rdkernels
-from rdkernels import environment, ops  # noqa: F401  (ops defines the operators)
+from rdkernels import backends, environment
 from rdkernels.backends import native
 from rdkernels.ops._registry import OPS
-from rdkernels.terminal import environment_view
+from rdkernels.terminal import environment_view, ops_view
+
+
+@pytest.fixture(autouse=True)
+def no_forced_backend(monkeypatch):
+    monkeypatch.delenv("RDKERNELS_BACKEND", raising=False)
 
 
 def test_report_is_plain_json_with_the_versions():
@@ -20,6 +25,7 @@ def test_report_is_plain_json_with_the_versions():
     assert found["versions"]["rdkernels"] == rdkernels.__version__
     assert found["versions"]["torch"] == torch.__version__
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert [op["op"] for op in found["ops"]] == sorted(OPS) and found["forced_backend"] is None
     names = [provider["name"] for provider in found["providers"]]
     assert names == ["eager", "native CPU", "native CUDA", "triton"]
 
@@ -71,6 +77,47 @@ def test_reasons_are_shown_once_for_all_their_ops(monkeypatch, capsys):
     Console(width=200).print(environment_view(environment.report()))
     shown = capsys.readouterr().out
     assert "not on Sundays: rms_norm, swiglu" in shown and "no such kernel: exit_update" in shown
+
+
+def shown_ops(capsys, **what):
+    Console(width=200).print(ops_view(environment.report(**what).ops))
+    return capsys.readouterr().out
+
+
+def line_of(op, shown):
+    (line,) = (line for line in shown.splitlines() if line.startswith(op + " "))
+    return line.split()[1:]
+
+
+def test_ops_view_marks_who_serves_and_numbers_the_reasons(monkeypatch, capsys):
+    """Two ops with one reason share a number, though each reason starts with its op's name."""
+    why = {"swiglu": "swiglu is off", "rms_norm": "rms_norm is off", "exit_update": "too late"}
+    monkeypatch.setattr(
+        backends, "reason", lambda name, op, *_: why.get(op) if name == "native" else None
+    )
+    shown = shown_ops(capsys, device="cuda", dtype=torch.float16)
+    assert "ops on cuda in float16" in shown and "No provider is forced" in shown
+    assert line_of("exit_update", shown) == ["no", "[1]", "serves", "could"]
+    assert line_of("rms_norm", shown) == ["no", "[2]", "serves", "could"]
+    assert line_of("swiglu", shown) == ["no", "[2]", "serves", "could"]
+    assert line_of("residual_norm", shown) == ["serves", "could", "could"]
+    assert "[1] too late\n" in shown and "[2] is off\n" in shown and "[3]" not in shown
+
+
+def test_ops_view_says_what_the_environment_forces(monkeypatch, capsys):
+    monkeypatch.setenv("RDKERNELS_BACKEND", "native")
+    monkeypatch.setattr(native, "reason", lambda op, *_: "no" if op == "swiglu" else None)
+    shown = shown_ops(capsys)
+    assert line_of("rms_norm", shown)[0] == "serves"
+    assert line_of("swiglu", shown)[0] == "raises"
+    assert f"Calls of 1 of {len(OPS)} ops raise" in shown
+    assert "swiglu: no provider for torch.bfloat16 on cpu: native: no" in shown
+    assert environment.report().forced_backend == "native"
+    monkeypatch.setenv("RDKERNELS_BACKEND", "cuda")
+    shown = shown_ops(capsys)
+    assert "RDKERNELS_BACKEND=cuda" in shown and "expected one of native, " in shown
+    Console(width=200).print(environment_view(environment.report()))
+    assert "RDKERNELS_BACKEND" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["exit 3", "echo nothing useful"])

@@ -9,7 +9,9 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.models.recurrent_depth import rotary_table
+from rdkernels.models.blocks import Rows, few_rows
+from rdkernels.models.recurrent_depth import RecurrentDepthModel, rotary_table
+from rdkernels.ops import reasons
 from rdkernels.samplers.prefill import prefill_states
 from tests.support.reference import DenseModel
 from tests.support.tiny import CONFIG, GROUPED, random_prompts, tiny_model
@@ -241,3 +243,90 @@ def test_a_forced_backend_is_used_or_refused():
     model.backend = "fastest"
     with pytest.raises(ArgumentError, match="backend"):
         model.forward(tokens, 1)
+
+
+PATHS = {"default": None, "eager": "eager"}
+
+
+@pytest.mark.parametrize("backend", PATHS.values(), ids=PATHS.keys())
+def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
+    """Whole blocks in one call or op by op: the states of rows in no launch stay what they are."""
+    model = tiny_model(seed)
+    model.backend = backend
+    cache = model.new_cache(2, 16)
+    for b, length in enumerate((4, 3)):
+        cache.reserve(b, length)
+    active = torch.tensor([True, False, True, True, True, True, False, True, True])
+    front = rdk.Wavefront.from_lengths([0, 0], [4, 3])  # two more rows are padding
+    rows = Rows(cache.core_page_table(0), front.cu_rows, front.start, active)
+    adapter_input = torch.randn(9, 2 * CONFIG.width)
+    before = adapter_input.clone()
+    state = model.iterate(adapter_input, rows, cache, iterations=2)
+    assert state.data_ptr() == adapter_input.data_ptr()
+    assert state.shape == (9, CONFIG.width) and torch.isfinite(state).all()
+    assert torch.equal(adapter_input[:, CONFIG.width :], before[:, CONFIG.width :])
+    live = torch.tensor([True, False, True, True, True, True, False, False, False])
+    moved = (state != before[:, : CONFIG.width]).any(1)
+    assert torch.equal(moved, live)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_iterations_in_one_call_or_in_several(seed, dtype):
+    model = tiny_model(seed, dtype=dtype)
+    start = torch.randn(5, 2 * CONFIG.width).to(dtype)
+
+    def run(pieces, backend=None):
+        model.backend = backend
+        cache = model.new_cache(1, 16)
+        cache.reserve(0, 5)
+        rows = model.rows(rdk.Wavefront.from_lengths([0], [5]), cache.core_page_table(0))
+        adapter_input = start.clone()
+        for iterations in pieces:
+            model.iterate(adapter_input, rows, cache, iterations)
+        return adapter_input, cache.core[0].key
+
+    want, keys = run([6])
+    for pieces in ([1] * 6, [2, 4]):
+        got, got_keys = run(pieces)
+        assert torch.equal(got, want) and torch.equal(got_keys, keys)
+    close = {"atol": 1e-3, "rtol": 1e-3} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.1}
+    torch.testing.assert_close(run([6], "eager")[0], want, **close)
+
+
+@pytest.mark.parametrize("backend", PATHS.values(), ids=PATHS.keys())
+@pytest.mark.parametrize("num_rows", [3, 300])  # 300: more than go through the blocks in one call
+def test_results_into_given_memory(seed, backend, num_rows):
+    config = replace(CONFIG, context=320)
+    model = tiny_model(seed, config)
+    model.backend = backend
+    cache = model.new_cache(1, num_rows)
+    cache.reserve(0, num_rows)
+    rows = model.rows(rdk.Wavefront.from_lengths([0], [num_rows]), cache.page_table())
+    tokens = torch.tensor(random_prompts(seed, [num_rows])[0])
+    adapter_input = torch.zeros(num_rows, 2 * config.width)
+    out = adapter_input[:, config.width :]
+    assert model.embed(tokens, rows, cache, out=out) is out
+    assert torch.equal(out, model.embed(tokens, rows, cache))
+    assert not adapter_input[:, : config.width].any()
+    logits = torch.zeros(1, config.vocabulary)
+    select = torch.tensor([num_rows - 1])
+    assert model.decode(out, rows, cache, select, out=logits) is logits
+    assert torch.equal(logits, model.decode(out, rows, cache, select))
+
+
+def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
+    """What serves which number of rows; RDKERNELS_BACKEND and ``backend`` have the last word."""
+    model = tiny_model(seed, dtype=torch.bfloat16)
+    if reasons("core_iterations", "cpu", torch.bfloat16)["native"]:
+        pytest.skip("no native kernels")
+    few, many = (torch.zeros(n, CONFIG.width, dtype=torch.bfloat16) for n in (64, 65))
+    assert model._native("core_iterations", few) and not model._native("core_iterations", many)
+    later = Rows(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
+    assert model._native("row_linear", few) and not model._native("core_iterations", few, later)
+    monkeypatch.setenv("RDKERNELS_BACKEND", "eager")
+    by_environment = RecurrentDepthModel(model.config, model.weights)
+    assert not by_environment._native("core_iterations", few)
+    by_argument = RecurrentDepthModel(model.config, model.weights, backend="native")
+    assert by_argument._native("core_iterations", few)
+    assert few_rows(5280, torch.bfloat16) < few_rows(128, torch.bfloat16) == 64
+    assert few_rows(5280, torch.float32) == 256

@@ -96,6 +96,16 @@ def test_threads_do_not_change_attention(dtype, seed, two_threads):
         assert_same_bits(one, two)
 
 
+def norms_of(state: torch.Tensor, previous: torch.Tensor) -> list[torch.Tensor]:
+    """rms_norm, residual_norm of every style, swiglu."""
+    weight = previous[0].contiguous()
+    results = [ops.rms_norm(state, weight, backend="native")]
+    for style in ("huginn", "llama", "olmo"):
+        post = None if style == "llama" else weight
+        results += ops.residual_norm(state, previous, post, weight, style=style, backend="native")
+    return [*results, ops.swiglu(torch.cat((state, previous), 1), backend="native")]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_do_not_change_state_ops(dtype, seed, two_threads):
     state, previous = torch.randn(2, 64, 5280).to(dtype).unbind()
@@ -113,7 +123,7 @@ def test_threads_do_not_change_state_ops(dtype, seed, two_threads):
         )
         tokens = ops.sample_tokens(logits, keys[:8], temperature=1.0, top_p=0.9, backend="native")
         noise = ops.truncated_normal(keys, 5280, 0.4, 7, dtype=dtype, backend="native")
-        return [*inject, *delta, depth, tokens, noise]
+        return [*inject, *delta, depth, tokens, noise, *norms_of(state, previous)]
 
     parallel = results()
     torch.set_num_threads(1)
@@ -156,6 +166,8 @@ def probe() -> dict[str, torch.Tensor]:
         results[f"exit {name}"], _ = ops.exit_update(
             state, previous, depth, iterations=1, threshold=0.5, backend="native"
         )
+        for i, norm in enumerate(norms_of(state, previous)):
+            results[f"norm {i} {name}"] = norm
         weight = (torch.randn(11, 333) / 333**0.5).to(dtype)
         results[f"linear {name}"] = ops.row_linear(state, weight, backend="native")
         results[f"noise {name}"] = ops.truncated_normal(

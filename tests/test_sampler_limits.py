@@ -261,8 +261,8 @@ def test_no_launch_holds_two_groups_on_one_page_table(slots, inner_recurrence, m
     launches = []
     original = OuterStepProgram.core_rows
 
-    def spy(program, wavefront, depth):
-        rows = original(program, wavefront, depth)
+    def spy(program, wavefront, depth, active):
+        rows = original(program, wavefront, depth, active)
         bounds = rows.cu_rows.tolist()
         covered = torch.zeros(wavefront.num_rows, dtype=torch.int64)
         for active in (rows.active, *rows.later):

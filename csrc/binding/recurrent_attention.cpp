@@ -2,11 +2,10 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <optional>
-#include <string>
 
 #include "arguments.h"
+#include "attention_arguments.h"
 #include "launch.h"
 
 namespace rdk::binding {
@@ -14,69 +13,8 @@ namespace {
 
 constexpr const char* kOp = "recurrent_attention";
 
-// The query heads in rows of `qkv`; fails unless they are a multiple of the KV heads.
-int64_t heads_of(const Tensor& qkv, const Tensor& key_cache) {
-  const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
-  if (kv_heads < 1) fail(kOp, "key_cache", "at least one KV head", describe(key_cache));
-  if (head_dim < 2 || head_dim % 2 != 0) {
-    fail(kOp, "key_cache", "an even head_dim", std::to_string(head_dim));
-  }
-  const int64_t heads = qkv.size(1) / head_dim - 2 * kv_heads;
-  if (qkv.size(1) % head_dim != 0 || heads <= 0 || heads % kv_heads != 0) {
-    const std::string count = std::to_string(kv_heads);
-    fail(kOp, "qkv",
-         "second size (heads + 2 * " + count + ") * " + std::to_string(head_dim) +
-             ", heads a multiple of " + count,
-         describe(qkv));
-  }
-  return heads;
-}
-
-// The caches are written: they cannot be copied into shape.
-void expect_contiguous_pages(const char* argument, const Tensor& cache) {
-  const int64_t cell = cache.size(2) * cache.size(3), page = cache.size(1) * cell;
-  const bool contiguous =
-      cache.numel() == 0 || ((cache.size(3) == 1 || cache.stride(3) == 1) &&
-                             (cache.size(2) == 1 || cache.stride(2) == cache.size(3)) &&
-                             (cache.size(1) == 1 || cache.stride(1) == cell) &&
-                             (cache.size(0) == 1 || cache.stride(0) >= page));
-  if (!contiguous) fail(kOp, argument, "contiguous pages", "other strides");
-}
-
 void expect_int32(const char* argument, const Tensor& tensor, Shape shape, const Tensor& like) {
   expect_tensor(kOp, argument, tensor, shape, ScalarType::Int, like);
-}
-
-// On the CPU the layout can be read without waiting for anybody: a wrong one is an error message
-// and not a write to someone else's memory. `positions`: rows of cos_sin; `pages`: of the cache.
-void check_layout(const RecurrentAttentionParams& p, int64_t positions, int64_t pages) {
-  if (p.num_sequences > 0 && p.cu_rows[0] != 0) {
-    fail(kOp, "cu_rows", "0 first", std::to_string(p.cu_rows[0]));
-  }
-  for (int32_t b = 0; b < p.num_sequences; ++b) {
-    const int64_t rows = int64_t{p.cu_rows[b + 1]} - p.cu_rows[b];
-    if (rows < 0 || p.cu_rows[b + 1] > p.num_rows) {
-      fail(kOp, "cu_rows", "prefix sums up to " + std::to_string(p.num_rows),
-           std::to_string(p.cu_rows[b]) + " and " + std::to_string(p.cu_rows[b + 1]) +
-               " for sequence " + std::to_string(b));
-    }
-    if (rows == 0) continue;
-    const int64_t end = p.start[b] + rows;
-    const int64_t most = std::min(positions, int64_t{p.max_pages} * p.page_size);
-    if (p.start[b] < 0 || end > most) {
-      fail(kOp, "start",
-           "positions within cos_sin and the page table, below " + std::to_string(most),
-           std::to_string(p.start[b]) + " to " + std::to_string(end - 1) + " for sequence " +
-               std::to_string(b));
-    }
-    const int32_t* page = p.page_table + b * p.page_table_stride;
-    for (int64_t i = 0; i * p.page_size < end; ++i) {
-      if (page[i] < 0 || page[i] >= pages) {
-        fail(kOp, "page_table", "pages below " + std::to_string(pages),
-             std::to_string(page[i]) + " for sequence " + std::to_string(b));
-      }
-    }
-  }
 }
 
 // qkv: [N, (H + 2 * HK) * d]   qk_bias: [H + HK, d] or none   cos_sin: [positions, d] float32
@@ -95,15 +33,16 @@ void recurrent_attention_out(const Tensor& qkv, const std::optional<Tensor>& qk_
   const int64_t kv_heads = key_cache.size(2), head_dim = key_cache.size(3);
   if (page_size < 1) fail(kOp, "key_cache", "pages of at least one cell", describe(key_cache));
   expect_like(kOp, "value_cache", value_cache, {pages, page_size, kv_heads, head_dim}, qkv);
-  const int64_t heads = heads_of(qkv, key_cache), rows = qkv.size(0);
+  const int64_t heads = heads_of(kOp, "qkv", qkv, 1, "key_cache", key_cache);
+  const int64_t rows = qkv.size(0);
   if (qk_bias) expect_like(kOp, "qk_bias", *qk_bias, {heads + kv_heads, head_dim}, qkv);
   expect_tensor(kOp, "cos_sin", cos_sin, {kAny, head_dim}, ScalarType::Float, qkv);
   expect_int32("start", start, {kAny}, qkv);
   expect_int32("cu_rows", cu_rows, {start.size(0) + 1}, qkv);
   expect_int32("page_table", page_table, {start.size(0), kAny}, qkv);
   if (active) expect_tensor(kOp, "active", *active, {rows}, ScalarType::Bool, qkv);
-  expect_contiguous_pages("key_cache", key_cache);
-  expect_contiguous_pages("value_cache", value_cache);
+  expect_contiguous_pages(kOp, "key_cache", key_cache);
+  expect_contiguous_pages(kOp, "value_cache", value_cache);
   if (pages > 1 && key_cache.stride(0) != value_cache.stride(0)) {
     fail(kOp, "value_cache", "the strides of key_cache", "other strides");
   }
@@ -151,7 +90,7 @@ void recurrent_attention_out(const Tensor& qkv, const std::optional<Tensor>& qk_
     if (bytes > 0) workspace = torch::stable::new_empty(qkv, size, ScalarType::Byte);
     params.workspace = workspace ? workspace->mutable_data_ptr() : nullptr;
   } else {
-    check_layout(params, cos_sin.size(0), pages);
+    check_layout(kOp, params, cos_sin.size(0), pages);
   }
   launch(kOp, params, dtype, qkv, RDK_LAUNCHERS(recurrent_attention));
 }
@@ -163,7 +102,7 @@ Tensor recurrent_attention(const Tensor& qkv, const std::optional<Tensor>& qk_bi
                            const std::optional<Tensor>& active, double scale, bool interleaved) {
   expect_shape(kOp, "qkv", qkv, {kAny, kAny});
   expect_like(kOp, "key_cache", key_cache, {kAny, kAny, kAny, kAny}, qkv);
-  const int64_t width = heads_of(qkv, key_cache) * key_cache.size(3);
+  const int64_t width = heads_of(kOp, "qkv", qkv, 1, "key_cache", key_cache) * key_cache.size(3);
   const Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), width});
   recurrent_attention_out(qkv, qk_bias, cos_sin, key_cache, value_cache, page_table, cu_rows, start,
                           active, scale, interleaved, out);

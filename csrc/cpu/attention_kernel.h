@@ -1,8 +1,5 @@
 // The kernel of recurrent_attention on the CPU. attention_variants.cpp includes this file once per
-// instruction set, inside a namespace and a target region, hence no include guard. It defines
-//
-//   RDK_VECTOR_BYTES   16, 32 or 64: a vector register
-//   RDK_BF16_DOT       1 if there is an instruction for dot products of bf16 pairs
+// instruction set (instruction_sets.h), hence no include guard.
 //
 //        keys of 64 positions            values of 64 positions          packed once per KV head
 //        and [d words][64]                   [64 / pack][d]                   block of positions,

@@ -20,13 +20,6 @@ RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
 // ---- Reductions over the lanes
 // -------------------------------------------------------------------
 
-template <int kStep = kLanes / 2>
-RDK_KERNEL float sum_of(Floats v) {
-  v += rotate_lanes<kStep>(v, LaneIndices());
-  if constexpr (kStep > 1) return sum_of<kStep / 2>(v);
-  return v[0];
-}
-
 RDK_KERNEL Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 template <int kStep = kLanes / 2>

@@ -79,41 +79,49 @@ RowsFunction<typename Kernel::Params> best_variant() {
   return Kernel::template baseline<T>;
 }
 
-// Runs `Kernel` on rows [0, rows) of about `elements_per_row` elements each.
-template <class Kernel>
-int run(const typename Kernel::Params& params, int64_t rows, int64_t elements_per_row, int dtype,
-        RdkParallelFor parallel_for) {
-  struct Job {
-    RowsFunction<typename Kernel::Params> function;
-    const typename Kernel::Params* params;
-  } job{nullptr, &params};
-  switch (dtype) {
-    case kRdkFloat32:
-      job.function = best_variant<Kernel, float>();
-      break;
-    case kRdkBFloat16:
-      job.function = best_variant<Kernel, bf16>();
-      break;
-    case kRdkFloat16:
-      job.function = best_variant<Kernel, half>();
-      break;
-    default:
-      return kRdkUnknownDtype;
-  }
+// The instance of a function template for an element type (RdkDtype); null if there is none.
+#define RDK_INSTANCE(function, dtype)          \
+  ((dtype) == kRdkFloat32    ? function<float> \
+   : (dtype) == kRdkBFloat16 ? function<bf16>  \
+   : (dtype) == kRdkFloat16  ? function<half>  \
+                             : nullptr)
+
+// Runs `function` (null: the dtype is unknown) on rows [0, rows) of about `elements_per_row`
+// elements each.
+template <class Params>
+int run_rows(RowsFunction<Params> function, const Params& params, int64_t rows,
+             int64_t elements_per_row, RdkParallelFor parallel_for) {
+  if (function == nullptr) return kRdkUnknownDtype;
   if (rows <= 0) return kRdkSuccess;
   const int64_t grain = elements_per_row < kElementsPerThread
                             ? kElementsPerThread / (elements_per_row > 0 ? elements_per_row : 1)
                             : 1;
   if (parallel_for == nullptr || rows <= grain) {
-    job.function(params, 0, rows);
+    function(params, 0, rows);
     return kRdkSuccess;
   }
+  struct Job {
+    RowsFunction<Params> function;
+    const Params* params;
+  } const job{function, &params};
   const RdkRange body = [](const void* context, int64_t first, int64_t last) {
     const Job& my = *static_cast<const Job*>(context);
     my.function(*my.params, first, last);
   };
   parallel_for(rows, grain, body, &job);
   return kRdkSuccess;
+}
+
+// The same for a kernel in RDK_CPU_VARIANTS.
+template <class Kernel>
+int run(const typename Kernel::Params& params, int64_t rows, int64_t elements_per_row, int dtype,
+        RdkParallelFor parallel_for) {
+  const RowsFunction<typename Kernel::Params> function =
+      dtype == kRdkFloat32    ? best_variant<Kernel, float>()
+      : dtype == kRdkBFloat16 ? best_variant<Kernel, bf16>()
+      : dtype == kRdkFloat16  ? best_variant<Kernel, half>()
+                              : nullptr;
+  return run_rows(function, params, rows, elements_per_row, parallel_for);
 }
 
 }  // namespace rdk::cpu

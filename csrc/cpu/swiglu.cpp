@@ -1,30 +1,10 @@
 #include "rdkernels/swiglu.h"
 
-#include "dispatch.h"
-#include "math.h"
-
-namespace rdk::cpu {
-namespace {
-
-template <class T>
-RDK_KERNEL void swiglu_rows(const SwigluParams& p, int64_t first, int64_t last) {
-  for (int64_t row = first; row < last; ++row) {
-    const T* gate = static_cast<const T*>(p.x) + row * p.x_stride;
-    const T* up = gate + p.width;
-    T* out = static_cast<T*>(p.out) + row * p.out_stride;
-#pragma omp simd
-    for (int64_t i = 0; i < p.width; ++i) {
-      const float g = to_float(gate[i]);
-      out[i] = from_float<T>(g / (1.0f + exp(-g)) * to_float(up[i]));
-    }
-  }
-}
-
-RDK_CPU_VARIANTS(SwigluKernel, SwigluParams, swiglu_rows)
-
-}  // namespace
-}  // namespace rdk::cpu
+#define RDK_USES_BF16_DOT
+#define RDK_KERNEL_FILE "swiglu_kernel.h"
+#include "instruction_sets.h"
 
 extern "C" int rdk_swiglu_cpu(const SwigluParams* p, int dtype, RdkParallelFor parallel_for) {
-  return rdk::cpu::run<rdk::cpu::SwigluKernel>(*p, p->rows, p->width, dtype, parallel_for);
+  using namespace rdk::cpu;
+  return run_rows(RDK_BEST(choose(dtype)), *p, p->rows, p->width, parallel_for);
 }

@@ -1,9 +1,5 @@
 // Vector registers, for kernels that spell them out. Included once per instruction set, inside a
-// namespace and a target region (see attention_variants.cpp), hence no include guard. The includer
-// has defined
-//
-//   RDK_VECTOR_BYTES   16, 32 or 64: a vector register
-//   RDK_BF16_DOT       1 if there is an instruction for dot products of bf16 pairs
+// namespace and a target region (instruction_sets.h), hence no include guard.
 
 constexpr int kLanes = RDK_VECTOR_BYTES / 4;
 using Floats = float __attribute__((vector_size(RDK_VECTOR_BYTES)));
@@ -43,4 +39,12 @@ RDK_KERNEL void exchange(V& a, V& b, std::integer_sequence<int, I...>) {
   const V low = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I - kStep : I)...);
   b = RDK_SHUFFLE(a, b, ((I & kStep) ? kLanes + I : I + kStep)...);
   a = low;
+}
+
+// The sum over the lanes.
+template <int kStep = kLanes / 2>
+RDK_KERNEL float sum_of(Floats v) {
+  v += rotate_lanes<kStep>(v, LaneIndices());
+  if constexpr (kStep > 1) return sum_of<kStep / 2>(v);
+  return v[0];
 }

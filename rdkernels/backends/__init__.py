@@ -37,9 +37,9 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
     from rdkernels.ops._registry import OPS
 
     names = OPS[op].out_names
-    write = native.out_function(op) if backend == "native" else OPS[op].eager_out
     if backend == "triton":
-        write = _written_out(function(backend, op), names)
+        return _copied_out(function(backend, op))
+    write = native.out_function(op) if backend == "native" else OPS[op].eager_out
 
     def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
         write(*arguments, **dict(zip(names, out, strict=True)))
@@ -47,13 +47,13 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
     return call
 
 
-def _written_out(allocating: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., None]:
+def _copied_out(allocating: Callable[..., Any]) -> Callable[..., None]:
     """An ``out`` form made of one that allocates, and a copy of its outputs."""
 
-    def call(*arguments: Any, **outputs: torch.Tensor) -> None:
+    def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
         results = allocating(*arguments)
         results = results if isinstance(results, tuple) else (results,)
-        for name, result in zip(names, results, strict=True):
-            outputs[name][: len(result)].copy_(result)
+        for target, result in zip(out, results, strict=True):
+            target[: len(result)].copy_(result)
 
     return call

@@ -44,8 +44,12 @@ def _registered(key: str) -> frozenset[str]:
     return frozenset(ours)
 
 
-# Read once, so that torch.compile can trace through `reason`.
 _KERNELS = {device: _registered(key) for device, key in _KEYS.items()}
+
+
+def has_kernel(op: str, device: str) -> bool:
+    """Whether ``torch.ops.rdkernels.<op>`` runs a native kernel on a device type, not eager."""
+    return op in _KERNELS.get(device, ())
 
 
 def load_error() -> str | None:

@@ -6,9 +6,9 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch.nn.functional import linear as torch_linear
@@ -16,70 +16,48 @@ from torch.nn.functional import linear as torch_linear
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
+from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
 from rdkernels.models.config import ModelConfig
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_linear
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
-# Up to so many rows the native CPU kernel of row_linear is faster than torch's GEMM.
-FEW_ROWS = 32
-
-
-@dataclass(frozen=True)
-class Block:
-    """Weights of one transformer block (Huginn's sandwich norms).
-
-    ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``.
-    """
-
-    norm_1: torch.Tensor  # [D]
-    norm_2: torch.Tensor  # [D]
-    norm_3: torch.Tensor  # [D]
-    norm_4: torch.Tensor  # [D]
-    wqkv: torch.Tensor  # [(H + 2 HK) d, D]: q | k | v
-    qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
-    attn_proj: torch.Tensor  # [D, H d]
-    mlp_fc: torch.Tensor  # [2F, D]: gate | up
-    mlp_proj: torch.Tensor  # [D, F]
+# Native kernels of the CPU only, for few rows.
+ONE_CALL = ("row_linear", "transformer_blocks", "core_iterations")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model, in one dtype on one device."""
+    """All weights of a model on one device, in one dtype or, all linear layers, int8."""
 
     embedding: torch.Tensor  # [V, D]
     prelude: tuple[Block, ...]
-    adapter: torch.Tensor  # [D, 2D]: state | embed
+    adapter: LinearWeight  # [D, 2D]: state | embed
     core: tuple[Block, ...]
     coda: tuple[Block, ...]
     final_norm: torch.Tensor  # [D]: before the coda and before the head
-    head: torch.Tensor  # [V, D]; the embedding itself where tied
+    head: LinearWeight  # [V, D]; where tied the embedding itself, or its int8 copy
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the linear layers are int8."""
+        return isinstance(self.adapter, QuantizedWeight)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every distinct tensor once."""
-        found: dict[int, torch.Tensor] = {}
-        for part in (self, *self.prelude, *self.core, *self.coda):
-            for field in fields(part):
-                value = getattr(part, field.name)
-                if isinstance(value, torch.Tensor):
-                    found[id(value)] = value
-        return list(found.values())
+        """Every distinct tensor once; of int8 weights the values and the scale."""
+        return list({id(tensor): tensor for tensor in _tensors_of(self)}.values())
 
 
-class Rows(NamedTuple):
-    """Where packed rows sit, as the attention op wants it.
-
-    For one slot per core layer these are the wavefront and the cache's page table. With more
-    slots, rows at different depths become sequences of their own, each with the table of its slot.
-    A launch writes a table's cells in no order against the reads of other sequences on that table,
-    so where two groups share one, the later group waits for a launch of its own: ``later`` holds
-    the active rows of each further launch.
-    """
-
-    page_table: torch.Tensor  # [B, max_pages] int32
-    cu_rows: torch.Tensor  # [B + 1] int32
-    start: torch.Tensor  # [B] int32
-    active: torch.Tensor | None  # [N] bool
-    later: tuple[torch.Tensor, ...] = ()  # each [N] bool
+def _tensors_of(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in a weight, a block or a tuple of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors_of(part)
+    elif isinstance(value, Weights | Block | QuantizedWeight):
+        for field in fields(value):
+            yield from _tensors_of(getattr(value, field.name))
 
 
 class RecurrentDepthModel:
@@ -89,7 +67,9 @@ class RecurrentDepthModel:
         config: sizes and constants.
         weights: all tensors.
         tokenizer: text to ids and back, or None where the checkpoint has none.
-        backend: provider forced for every op, or None for the best that can serve.
+        backend: provider forced for every op, or None for the best that can serve. The environment
+            variable RDKERNELS_BACKEND is read when the model is made.
+        inference_ops: the ops of the chosen providers, where autograd records nothing.
     """
 
     def __init__(
@@ -102,6 +82,14 @@ class RecurrentDepthModel:
         self.config, self.weights = config, weights
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
+        self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
+        self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
+        self._few_rows = few_rows(config.width, self.dtype)
+        scale = config.head_dim**-0.5
+        self._prelude, self._core, self._coda = (
+            BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
+            for blocks in (weights.prelude, weights.core, weights.coda)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -115,8 +103,7 @@ class RecurrentDepthModel:
         """Bytes of all weights, or of one ``iterate`` pass with ``part='core'``."""
         tensors = self.weights.tensors()
         if part == "core":
-            blocks = (getattr(b, f.name) for b in self.weights.core for f in fields(b))
-            tensors = [t for t in (self.weights.adapter, *blocks) if t is not None]
+            tensors = list(_tensors_of((self.weights.adapter, self.weights.core)))
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(
@@ -152,29 +139,39 @@ class RecurrentDepthModel:
         cache: SharedKVCache,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V."""
-        hidden = self.weights.embedding[tokens] * self.config.embed_scale
-        embed = self._blocks(hidden, self.weights.prelude, cache.prelude, rows)
-        return embed if out is None else out.copy_(embed)
+        """Prelude: ``tokens [N]`` int64 -> input embeddings ``[N, D]``; writes its K/V.
+
+        ``out``: where to put them, for instance the right half of an adapter input.
+        """
+        hidden = torch.embedding(self.weights.embedding, tokens) * self.config.embed_scale
+        return self._blocks(self._prelude, hidden, cache.prelude, rows, out=out)
 
     def iterate(
-        self, adapter_input: torch.Tensor, rows: Rows, cache: SharedKVCache, iterations: int = 1
+        self,
+        adapter_input: torch.Tensor,
+        rows: Rows,
+        cache: SharedKVCache,
+        iterations: int = 1,
     ) -> torch.Tensor:
-        """Iterations of the core block on ``adapter_input [N, 2D]`` (state | embed), in place.
+        """Iterations of the core block, in place: ``adapter_input [N, 2D]`` is state | embed.
 
-        Writes the core layers' K/V to the slots that ``rows`` addresses. Inactive rows keep their
-        states. Returns the view of the states ``[N, D]``.
+        All of them write the core layers' K/V to the slots that ``rows`` addresses. A row that no
+        launch computes keeps its state.
+
+        Returns:
+            The states, a view ``adapter_input[:, :D]``.
         """
+        stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        active = rows.active
-        for mask in rows.later:
-            active = active | mask
+        if native := self._whole("core_iterations", adapter_input, rows):
+            arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
+            native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
+            return state
+        op, linear = self._ops(adapter_input), self._linear(adapter_input)
+        live = rows.live(len(state)).unsqueeze(1)
         for _ in range(iterations):
-            hidden = self._linear(adapter_input)(adapter_input, self.weights.adapter)
-            hidden = self._blocks(hidden, self.weights.core, cache.core, rows)
-            if active is not None:
-                hidden = torch.where(active[:, None], hidden, state)
-            state.copy_(hidden)
+            hidden = stack.op_by_op(op, linear, linear(adapter_input, adapter), cache.core, rows)
+            state.copy_(torch.where(live, hidden, state))
         return state
 
     def decode(
@@ -187,48 +184,63 @@ class RecurrentDepthModel:
     ) -> torch.Tensor:
         """Coda and head: states ``[N, D]`` -> fp32 logits ``[N, V]`` (of rows ``select`` only).
 
-        Writes the coda's K/V of all rows.
+        Writes the coda's K/V of all rows. ``out``: where to put the logits.
         """
-        w, eps = self.weights, self.config.norm_eps
-        hidden = ops.rms_norm(state, w.final_norm, eps, backend=self.backend)
-        normed = self._blocks(hidden, w.coda, cache.coda, rows, last_norm=w.final_norm)
+        norm = self.weights.final_norm
+        hidden = self._ops(state).rms_norm(state, norm, self.config.norm_eps)
+        normed = self._blocks(self._coda, hidden, cache.coda, rows, norm)
         if select is not None:
             normed = normed[select]
-        logits = self._linear(normed)(normed, w.head)
+        logits = self._linear(normed)(normed, self.weights.head)
         return logits.float() if out is None else out.copy_(logits)
 
-    def _linear(self, rows: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-        """What applies linear layers to ``rows``: torch's GEMM, or a kernel for few rows."""
-        if rows.size(0) > FEW_ROWS or rows.device.type != "cpu":
-            return torch_linear
-        serving = ops.bind(rows, self.backend).row_linear
-        return torch_linear if serving is ops.OPS["row_linear"].eager else serving
+    def _native(self, name: str, x: torch.Tensor, rows: Rows | None = None) -> ops.Bound | None:
+        """The ops for tensors like ``x`` if the native CPU kernel ``name`` is to serve, else None.
+
+        It is for few rows, in one launch.
+        """
+        few = x.size(0) <= self._few_rows and not (rows and rows.later)
+        if name not in self._one_call or not few or _is_recorded(x):
+            return None
+        return self.inference_ops
+
+    def _ops(self, x: torch.Tensor) -> ops.Bound:
+        """The ops for tensors like ``x``; eager ones where autograd records it."""
+        return ops.bind(x, self.backend) if _is_recorded(x) else self.inference_ops
+
+    def _is_native_on_cpu(self, name: str) -> bool:
+        return self.device.type == "cpu" and self.inference_ops.chosen(name) == "native"
+
+    def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
+        """As :meth:`_native`, for the ops that take whole blocks."""
+        return None if self.weights.quantized else self._native(name, x, rows)
+
+    def _linear(self, x: torch.Tensor) -> Linear:
+        """What applies linear layers to rows ``x``."""
+        if self.weights.quantized:
+            return partial(quantized_linear, self._ops(x).row_linear)
+        native = self._native("row_linear", x)
+        return torch_linear if native is None else native.row_linear
 
     def _blocks(
         self,
+        stack: BlockStack,
         hidden: torch.Tensor,
-        blocks: tuple[Block, ...],
         caches: list[LayerCache],
         rows: Rows,
         last_norm: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Run blocks; returns the hidden rows, normalised by ``last_norm`` if that is given."""
-        eps, scale = self.config.norm_eps, self.config.head_dim**-0.5
-        op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
-        normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
-        for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
-            qkv = linear(normed, block.wqkv)
-            inputs = (qkv, block.qk_bias, self.cos_sin, layer.key, layer.value, *rows[:3])
-            mixed = op.recurrent_attention(*inputs, rows.active, scale, True)
-            for active in rows.later:  # rows of other launches come out as zeros
-                mixed = mixed + op.recurrent_attention(*inputs, active, scale, True)
-            delta = linear(mixed, block.attn_proj)
-            norms = (block.norm_2, block.norm_3)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
-            delta = linear(op.swiglu(linear(normed, block.mlp_fc)), block.mlp_proj)
-            norms = (block.norm_4, blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
-        return hidden if last_norm is None else normed
+        """Rows through the prelude or the coda."""
+        if native := self._whole("transformer_blocks", hidden, rows):
+            arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
+            if out is None:
+                return native.transformer_blocks(*arguments, last_norm)
+            native.transformer_blocks_out(*arguments, last_norm, out=(out,))
+            return out
+        op, linear = self._ops(hidden), self._linear(hidden)
+        result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)
+        return result if out is None else out.copy_(result)
 
     def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> Rows:
         """The rows of a wavefront on one page table."""
@@ -294,6 +306,11 @@ class RecurrentDepthModel:
         low, high = (int(bound) for bound in tokens.aminmax())
         inside = low >= 0 and high < vocabulary
         expect(inside, f"ids in [0, {vocabulary})", low if low < 0 else high)
+
+
+def _is_recorded(x: torch.Tensor) -> bool:
+    """Whether autograd records what is done with ``x``."""
+    return torch.is_grad_enabled() and x.requires_grad
 
 
 def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:

@@ -5,9 +5,11 @@ overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of
 ``csrc/``.
 """
 
-from rdkernels.ops._registry import BACKENDS, OPS, bind, reasons
+from rdkernels.ops._registry import BACKENDS, OPS, Bound, bind, reasons
+from rdkernels.ops._report import OpReport, report
 from rdkernels.ops.advance_wavefront import advance_wavefront
 from rdkernels.ops.carry_rows import carry_rows
+from rdkernels.ops.core_iterations import core_iterations
 from rdkernels.ops.exit_update import exit_update
 from rdkernels.ops.inject_state import inject_state
 from rdkernels.ops.recurrent_attention import recurrent_attention
@@ -16,22 +18,29 @@ from rdkernels.ops.rms_norm import rms_norm
 from rdkernels.ops.row_linear import row_linear
 from rdkernels.ops.sample_tokens import sample_tokens
 from rdkernels.ops.swiglu import swiglu
+from rdkernels.ops.transformer_blocks import BLOCK_TENSORS, transformer_blocks
 from rdkernels.ops.truncated_normal import truncated_normal
 
 __all__ = [
     "BACKENDS",
+    "BLOCK_TENSORS",
     "OPS",
+    "Bound",
+    "OpReport",
     "advance_wavefront",
     "bind",
     "carry_rows",
+    "core_iterations",
     "exit_update",
     "inject_state",
     "reasons",
     "recurrent_attention",
+    "report",
     "residual_norm",
     "rms_norm",
     "row_linear",
     "sample_tokens",
     "swiglu",
+    "transformer_blocks",
     "truncated_normal",
 ]

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from rdkernels import backends
+from rdkernels.backends import native
 from rdkernels.errors import ArgumentError, BackendError
 
 NAMESPACE = "rdkernels"
@@ -64,7 +66,28 @@ class Op:
                     "use torch.no_grad() or backend='eager'"
                 )
             return self.eager
-        return _select(self.name, backend, tensor.device.type, dtype or tensor.dtype)
+        return self.serving(backend, tensor.device.type, dtype or tensor.dtype)
+
+    def serving(
+        self, backend: str | None, device: str, dtype: torch.dtype, *, into: bool = False
+    ) -> Callable[..., Any]:
+        """The function of the provider that :func:`choose` names; raises as :meth:`provider`.
+
+        With ``into`` it is the form that writes into given outputs, ``out``.
+
+        While ``torch.compile`` traces, the choice becomes a constant of the graph, and what the
+        graph calls is the operator itself. Without a native kernel the operator is its eager
+        meaning; it stays opaque, because ``recurrent_attention`` reads sizes from its tensors.
+        """
+        choice = (self.name, backend, device, dtype)
+        if not torch.compiler.is_compiling():
+            return _select(*choice, into)
+        name = choose(*choice)
+        if name is None:
+            raise BackendError(refusal(*choice))
+        if name == "native" or (name == "eager" and not native.has_kernel(self.name, device)):
+            return self.default
+        return backends.function(name, self.name)
 
 
 def define(
@@ -119,11 +142,15 @@ class Bound:
     def __init__(self, *choice: Any) -> None:
         self._choice = choice
 
+    def chosen(self, name: str) -> str | None:
+        """The provider that serves op ``name``; None where the forced one cannot."""
+        return choose(name, *self._choice)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = OPS.get(name.removesuffix("_out"))
         if op is None:
             raise AttributeError(name)
-        function = _select(op.name, *self._choice, into=name.endswith("_out"))
+        function = op.serving(*self._choice, into=name.endswith("_out"))
         setattr(self, name, function)
         return function
 
@@ -147,34 +174,50 @@ def bind(tensor: torch.Tensor, backend: str | None = None) -> Bound:
         if backend not in (None, "eager"):
             raise BackendError(f"backend {backend!r} is forward only and an input requires grad")
         backend = "eager"
-    return _bind(backend, tensor.device.type, tensor.dtype)
+    choice = (backend, tensor.device.type, tensor.dtype)
+    return Bound(*choice) if torch.compiler.is_compiling() else _bind(*choice)
 
 
 def reasons(op: str, device: str, dtype: torch.dtype) -> dict[str, str | None]:
     """For each provider: None when it can serve ``op`` there, else why it cannot."""
-    from rdkernels import backends
-
     return {name: backends.reason(name, op, device, dtype) for name in BACKENDS}
+
+
+def choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str | None:
+    """The name of the provider that serves; None where the forced one, ``backend``, cannot.
+
+    Raises:
+        ArgumentError: ``backend`` is not the name of a provider.
+    """
+    if backend is not None and backend not in BACKENDS:
+        raise ArgumentError(op, "backend", f"one of {', '.join(BACKENDS)}", repr(backend))
+    candidates = BACKENDS if backend is None else (backend,)
+    able = (name for name in candidates if backends.reason(name, op, device, dtype) is None)
+    return next(able, None)
+
+
+def refusal(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str:
+    """The message of the :class:`BackendError` where :func:`choose` finds nobody."""
+    why = reasons(op, device, dtype)
+    asked = why if backend is None else (backend,)
+    because = "; ".join(f"{name}: {why[name]}" for name in asked)
+    return f"{op}: no provider for {dtype} on {device}: {because}"
 
 
 @cache
 def _select(
-    op: str, backend: str | None, device: str, dtype: torch.dtype, *, into: bool = False
+    op: str, backend: str | None, device: str, dtype: torch.dtype, into: bool = False
 ) -> Callable[..., Any]:
-    """The function of the first provider that can serve; of its ``out`` form with ``into``."""
-    from rdkernels import backends
+    name = choose(op, backend, device, dtype)
+    if name is None:
+        raise BackendError(refusal(op, backend, device, dtype))
+    return (backends.out_function if into else backends.function)(name, op)
 
-    if backend is not None and backend not in BACKENDS:
-        raise ArgumentError(op, "backend", f"one of {', '.join(BACKENDS)}", repr(backend))
-    why = {}
-    for name in BACKENDS if backend is None else (backend,):
-        why[name] = backends.reason(name, op, device, dtype)
-        if why[name] is None:
-            return (backends.out_function if into else backends.function)(name, op)
-    raise BackendError(
-        f"{op}: no provider for {dtype} on {device}: "
-        + "; ".join(f"{name}: {reason}" for name, reason in why.items())
-    )
+
+# While a graph is traced these are called rather than traced, and what they return is a constant of
+# the graph: torch.compiler.assume_constant_result, without its import of all of torch._dynamo.
+for _asked in (choose, refusal, native.has_kernel):
+    _asked._dynamo_marked_constant = True
 
 
 def expect(condition: bool, op: str, argument: str, expected: str, got: object) -> None:

@@ -25,16 +25,13 @@ class RowTensors(NamedTuple):
     embed: torch.Tensor  # [N, D] what the prelude makes of the token
     mixed_embed: torch.Tensor  # [N, D] after momentum
     adapter_input: torch.Tensor  # [N, 2D] state | mixed embed
+    state: torch.Tensor  # [N, D], a view of adapter_input
     logits: torch.Tensor  # [N, V] fp32
     sampled: torch.Tensor  # [N] int64
     delta: torch.Tensor  # [N] fp32
     converged: torch.Tensor  # [N] bool
     settled: torch.Tensor  # [N] bool
     exhausted: torch.Tensor  # [N] bool
-
-    @property
-    def state(self) -> torch.Tensor:
-        return self.adapter_input[:, : self.previous_state.size(1)]
 
 
 class RowBuffers:
@@ -73,6 +70,7 @@ class RowBuffers:
     def _allocate(self, rows: int) -> RowTensors:
         device, dtype = self.model.device, self.model.dtype
         width, vocabulary = self.model.config.width, self.model.config.vocabulary
+        adapter_input = torch.zeros(rows, 2 * width, dtype=dtype, device=device)
         # The op that lays out the next step may name this many rows more than it was given.
         laid_out = rows + self.batch * self.headway
 
@@ -88,7 +86,8 @@ class RowBuffers:
             previous_embed=zeros(rows, width, of=dtype),
             embed=zeros(rows, width, of=dtype),
             mixed_embed=zeros(rows, width, of=dtype),
-            adapter_input=zeros(rows, 2 * width, of=dtype),
+            adapter_input=adapter_input,
+            state=adapter_input[:, :width],
             logits=zeros(rows, vocabulary, of=torch.float32),
             sampled=zeros(rows, of=torch.int64),
             delta=zeros(rows, of=torch.float32),

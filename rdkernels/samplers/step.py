@@ -91,6 +91,15 @@ class OuterStepProgram:
     decoded: bool = True
     memory: Memory = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        model, cache = self.model, self.cache
+        self._ops = model.inference_ops
+        self._any_float_ops = ops.bind(torch.empty(0, device=model.device), model.backend)
+        # Tables, bounds and starts stay where they are: so do the rows' places on them.
+        at = (self.sequences.cu_rows, self.sequences.start, None)
+        self._outer = Rows(cache.page_table(), *at)
+        self._core = Rows(cache.core_page_table(0), *at) if cache.slots == 1 else None
+
     def rows(self, num_rows: int) -> int:
         """Rows that a step of ``num_rows`` real ones computes: no others."""
         return num_rows
@@ -99,7 +108,7 @@ class OuterStepProgram:
         """Compute ``num_rows`` rows (those past ``cu_rows[B]`` are padding) and commit."""
         rows, policy = self.buffers.rows(num_rows), self.policy
         wavefront = Wavefront(self.sequences.cu_rows, self.sequences.start, num_rows)
-        outer = self.model.rows(wavefront, self.cache.page_table())
+        outer = self._outer
         self._carry(rows)
         if has_fresh_rows or not policy.inputs_stay:
             self._embed(rows, outer)
@@ -122,11 +131,10 @@ class OuterStepProgram:
     def _carry(self, rows: RowTensors) -> None:
         """Rows of the last step to their places in this one, and initial states for fresh ones."""
         policy, width = self.policy, self.model.config.width
-        last = self.buffers.whole.adapter_input
-        op = ops.bind(last, self.model.backend)
-        op.carry_rows_out(
-            last[:, :width],
-            last[:, width:],
+        last = self.buffers.whole
+        self._ops.carry_rows_out(
+            last.state,
+            last.adapter_input[:, width:],
             rows.source_row,
             rows.key,
             self.sequences.cu_rows,
@@ -146,7 +154,7 @@ class OuterStepProgram:
     def _inject(self, rows: RowTensors) -> None:
         policy = self.policy
         noise = None if policy.noise is None else policy.noise.weight(rows.depth)
-        ops.bind(rows.embed, self.model.backend).inject_state_out(
+        self._ops.inject_state_out(
             rows.previous_state,
             rows.embed,
             rows.previous_embed if policy.momentum > 0.0 else None,
@@ -174,7 +182,7 @@ class OuterStepProgram:
         # On shared K/V all iterations address the same pages: one call computes them.
         count = span.iterations if self.cache.slots == 1 else 1
         for _ in range(span.iterations // count):
-            core = self.core_rows(replace(wavefront, active=active), rows.depth)
+            core = self.core_rows(wavefront, rows.depth, active)
             self.model.iterate(rows.adapter_input, core, self.cache, iterations=count)
             if active is None:
                 rows.depth.add_(count)
@@ -204,12 +212,14 @@ class OuterStepProgram:
             if active.device.type == "cpu" and not active.any():
                 break
 
-    def core_rows(self, wavefront: Wavefront, depth: torch.Tensor) -> Rows:
+    def core_rows(
+        self, wavefront: Wavefront, depth: torch.Tensor, active: torch.Tensor | None
+    ) -> Rows:
         """Rows on the page tables of the slots that their next iteration works on."""
-        slots = self.cache.slots
-        if slots == 1:
-            return self.model.rows(wavefront, self.cache.core_page_table(0))
-        return _rows_by_slot(wavefront, depth.long() % slots, self.cache.core_page_tables())
+        if self._core is not None:
+            return self._core if active is None else self._core._replace(active=active)
+        slot = depth.long() % self.cache.slots
+        return _rows_by_slot(replace(wavefront, active=active), slot, self.cache.core_page_tables())
 
     def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:
         """Coda, head and a token per row."""
@@ -257,7 +267,7 @@ class OuterStepProgram:
     def _measure(self, rows: RowTensors) -> None:
         criterion, threshold = self.policy.criterion, self.policy.exit_threshold
         if criterion.op_criterion is not None:
-            ops.bind(rows.previous_state, self.model.backend).exit_update_out(
+            self._ops.exit_update_out(
                 rows.state,
                 rows.previous_state,
                 rows.depth,
@@ -299,7 +309,7 @@ class OuterStepProgram:
         source_row, token, key = self.buffers.laid_out(num_rows)
         if not self.decoded:
             rows.sampled.zero_()  # nothing is settled, and nobody consumes the prediction
-        ops.bind(rows.delta, self.model.backend).advance_wavefront_out(
+        self._any_float_ops.advance_wavefront_out(
             s.tokens,
             s.start,
             s.done,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import OPS, advance_wavefront
-from tests.support.checking import assert_refused, check_operator
+from tests.support.checking import assert_refused
 from tests.support.wavefront_case import FRESH, GARBAGE, check, check_out, pack, sequence
 from tests.support.wavefront_model import Row, Sequence
 
@@ -296,16 +296,6 @@ def test_strided_tables(provider, device):
     for a, b in zip((*wants, *want.values()), (*gots, *got.values()), strict=True):
         assert torch.equal(a, b)
     assert got["tokens"]._base[0, [0, 1, -2, -1]].tolist() == [77] * 4
-
-
-def test_operator():
-    states = [
-        sequence([1, 5], [5, 6], [True, False]),
-        sequence([1, 2], [2, 6], [True, True], start=0),
-    ]
-    full = (*pack(states, [2], padding=2).values(), 2, 8, True)
-    empty = (*pack([]).values(), 1, 8, False)
-    check_operator(OP, full, empty)
 
 
 def valid(device):

@@ -11,7 +11,6 @@ from tests.support.checking import (
     NAN,
     assert_refused,
     assert_same_bits,
-    check_operator,
     gradients_match,
     layouts,
 )
@@ -190,10 +189,6 @@ def test_gradients(seed):
             state,
             embed,
         )
-
-
-def test_operator():
-    check_operator(OP, (*draw(4, 6, 7, 5), 3, 0.5, False), (*draw(0, 6, 0, 0), 3, 0.5, True))
 
 
 def valid(device="cpu"):

@@ -14,7 +14,6 @@ from tests.support.checking import (
     assert_close_to_reference,
     assert_refused,
     assert_same_bits,
-    check_operator,
     layouts,
 )
 
@@ -167,17 +166,6 @@ def test_strided_depth_and_active(provider, device):
         state, state, depth[:, 0], active[:, 0], iterations=3, threshold=0.1, backend=provider
     )
     assert depth.tolist() == [[3, 0], [0, 0], [3, 0], [0, 0]]
-
-
-def test_operator():
-    state, previous = torch.randn(2, 3, 8).unbind()
-    depth, active = torch.arange(3, dtype=torch.int32), torch.tensor([True, False, True])
-    check_operator(
-        OP,
-        (state, previous, depth, active, 4, 0.03, "latent-diff"),
-        (state, previous, depth, None, 4, 0.03, "cosine"),
-        (state[:0], previous[:0], depth[:0], None, 4, 0.03, "latent-diff"),
-    )
 
 
 def valid(device):

@@ -12,7 +12,6 @@ from tests.support.checking import (
     assert_close_to_reference,
     assert_refused,
     assert_same_bits,
-    check_operator,
     gradients_match,
     layouts,
 )
@@ -194,16 +193,6 @@ def test_inputs_are_not_changed(provider, device, seed):
     inject_state(state, embed, previous, depth, 0.1, weight, keys, seed, backend=provider)
     for tensor, copy in zip(tensors, before, strict=True):
         assert_same_bits(tensor, copy)
-
-
-def test_operator():
-    state, embed, previous, depth, weight, keys = draw(3, 8)
-    check_operator(
-        OP,
-        (state, embed, previous, depth, 0.1, weight, keys, 7, 0.5),
-        (state, embed, None, None, 0.0, None, None, 0, 1.0),
-        (state[:0], embed[:0], previous[:0], depth[:0], 0.1, weight[:0], keys[:0], 7, 0.5),
-    )
 
 
 def test_gradients(seed):

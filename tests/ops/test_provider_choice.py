@@ -1,12 +1,17 @@
 """Which provider serves a call: by name, by environment, by need for gradients; and why not."""
 
+import re
+
 import pytest
 import torch
 
-from rdkernels import ops
+from rdkernels import backends, ops
 from rdkernels.errors import ArgumentError, BackendError
 from rdkernels.ops import BACKENDS, OPS, _registry, reasons
 from tests.support.attention_case import make_case
+from tests.support.op_samples import SAMPLES, call_public
+
+COMPUTED_IN = {"advance_wavefront": torch.float32}  # its tensors are all integers
 
 
 def differentiable_calls():
@@ -67,7 +72,8 @@ def test_every_op_has_an_eager_provider_and_both_overloads():
     assert set(OPS) <= set(ops.__all__)
     for name, op in OPS.items():
         assert reasons(name, "cpu", torch.float32)["eager"] is None
-        assert op.out is not None and hasattr(torch.ops.rdkernels, name)
+        assert hasattr(torch.ops.rdkernels, name)
+        assert (op.out is not None) == bool(op.default._schema.returns)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -85,10 +91,10 @@ def test_ops_on_integers_are_looked_up_by_what_they_compute(dtype, monkeypatch):
     asked = []
     monkeypatch.setattr(_registry, "_select", lambda *key: asked.append(key) or (lambda *_: None))
     ops.truncated_normal(torch.zeros(1, 3).int(), 4, 1.0, 0, dtype=dtype)
-    ops.advance_wavefront(torch.zeros(0, 4).long(), *[None] * 9)
+    ops.advance_wavefront(torch.zeros(0, 4).long(), *[None] * 11)
     assert asked == [
-        ("truncated_normal", None, "cpu", dtype),
-        ("advance_wavefront", None, "cpu", torch.float32),
+        ("truncated_normal", None, "cpu", dtype, False),
+        ("advance_wavefront", None, "cpu", torch.float32, False),
     ]
 
 
@@ -123,3 +129,76 @@ def test_environment_variable_forces_a_provider(monkeypatch):
     assert torch.equal(ops.rms_norm(x, torch.ones(4), 0.0, backend="eager"), x)
     monkeypatch.setenv("RDKERNELS_BACKEND", "")
     assert torch.equal(ops.rms_norm(x, torch.ones(4), 0.0), x)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The providers whose functions are looked up while nothing is remembered, in order."""
+    names, lookup = [], backends.function
+    monkeypatch.setattr(backends, "function", lambda *key: names.append(key[0]) or lookup(*key))
+    _registry._select.cache_clear()
+    yield names
+    _registry._select.cache_clear()
+
+
+@pytest.mark.parametrize("forced", [None, *BACKENDS])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("op", OPS)
+def test_report_says_what_a_call_does(op, dtype, forced, chosen, monkeypatch):
+    """Where it says that a call raises, the call raises just that; nothing else serves instead."""
+    (said,) = ops.report(op, "cpu", dtype, forced)
+    assert (said.op, said.device, said.forced) == (op, "cpu", forced)
+    assert said.reasons == reasons(op, "cpu", COMPUTED_IN.get(op, dtype))
+    assert (said.chosen is None) == (said.error is not None)
+    sample = SAMPLES[op](3, dtype)[0]
+    for by_name in (True, False):  # by argument, then by environment
+        if not by_name:
+            monkeypatch.setenv("RDKERNELS_BACKEND", forced or "")
+        chosen.clear()
+        _registry._select.cache_clear()
+        options = {"backend": forced} if by_name else {}
+        if said.error is None:
+            call_public(op, sample, **options)
+            assert chosen == [said.chosen]
+        else:
+            assert said.reasons[forced] in said.error and forced in said.error
+            with pytest.raises(BackendError, match=re.escape(said.error)):
+                call_public(op, sample, **options)
+            assert chosen == []
+
+
+@pytest.mark.parametrize("forced", BACKENDS)
+@pytest.mark.parametrize("op", OPS)
+def test_a_forced_provider_that_cannot_serve_is_not_replaced(op, forced, chosen, monkeypatch):
+    """Also eager, which never objects, and native, which serves all of these."""
+    reason = backends.reason
+
+    def out_of_order(name, *key):
+        return f"{name} is out of order" if name == forced else reason(name, *key)
+
+    monkeypatch.setattr(backends, "reason", out_of_order)
+    sample = SAMPLES[op](3, torch.float32)[0]
+    with pytest.raises(BackendError, match=rf"^{op}: .* {forced}: {forced} is out of order$"):
+        call_public(op, sample, backend=forced)
+    assert chosen == []
+    if ops.report(op, dtype=torch.float32)[0].chosen is not None:
+        call_public(op, sample)
+        assert chosen and chosen != [forced]
+
+
+def test_report_of_every_op():
+    assert [said.op for said in ops.report()] == sorted(OPS)
+    for said in ops.report(device="cuda:1", backend="native"):
+        assert said.device == "cuda" and (said.chosen is None or torch.cuda.is_available())
+
+
+def test_report_of_what_does_not_exist(monkeypatch):
+    with pytest.raises(ArgumentError, match=r"^report: op: expected one of advance_wavefront, "):
+        ops.report("softmax")
+    with pytest.raises(ArgumentError, match=r"^report: device: expected a torch device, got 'gpu'"):
+        ops.report(device="gpu")
+    monkeypatch.setenv("RDKERNELS_BACKEND", "cuda")
+    (said,) = ops.report("swiglu")
+    assert said.forced == "cuda" and said.chosen is None
+    with pytest.raises(ArgumentError, match=re.escape(said.error)):
+        ops.swiglu(torch.ones(1, 2))

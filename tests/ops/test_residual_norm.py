@@ -12,7 +12,6 @@ from tests.support.checking import (
     assert_refused,
     assert_rows_close_to_reference,
     assert_same_bits,
-    check_operator,
     gradients_match,
     layouts,
 )
@@ -123,16 +122,6 @@ def test_inputs_are_not_changed(provider, device, seed):
     residual_norm(*tensors, EPS, backend=provider)
     for tensor, copy in zip(tensors, before, strict=True):
         assert_same_bits(tensor, copy)
-
-
-def test_operator():
-    delta, residual, post, pre = draw(3, 8, "huginn", "cpu")
-    check_operator(
-        OP,
-        (delta, residual, post, pre, EPS, "huginn"),
-        (delta, residual, None, None, EPS, "llama"),
-        (delta[:0], residual[:0], post, pre, EPS, "olmo"),
-    )
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -12,7 +12,6 @@ from tests.support.checking import (
     INF,
     NAN,
     assert_refused,
-    check_operator,
     layouts,
 )
 from tests.support.philox_reference import random_keys
@@ -317,16 +316,6 @@ def test_inputs_are_not_changed(provider, device, seed):
     before = logits.clone(), keys.clone()
     sample_tokens(logits, keys, temperature=1.0, top_k=3, top_p=0.9, backend=provider)
     assert torch.equal(logits, before[0]) and torch.equal(keys, before[1])
-
-
-def test_operator():
-    logits, keys = torch.randn(3, 8), random_keys(3)
-    check_operator(
-        OP,
-        (logits, keys, 1.0, 4, 0.9, 0.05, 7),
-        (logits, None, 0.0, 0, 1.0, 0.0, 0),
-        (logits[:0], keys[:0], 1.0, 4, 0.9, 0.05, 7),
-    )
 
 
 @pytest.mark.parametrize(

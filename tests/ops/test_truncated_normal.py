@@ -13,7 +13,6 @@ from tests.support.checking import (
     assert_close_to_reference,
     assert_refused,
     assert_same_bits,
-    check_operator,
 )
 from tests.support.philox_reference import random_keys
 
@@ -108,14 +107,6 @@ def test_default_is_the_initial_state_stream_in_fp32(provider, device, seed):
     out = truncated_normal(keys, 4, 1.0, seed, backend=provider)
     explicit = truncated_normal(keys, 4, 1.0, seed, stream=0, dtype=torch.float32, backend=provider)
     assert_same_bits(out, explicit)
-
-
-def test_operator():
-    check_operator(
-        OP,
-        (random_keys(3), 8, 0.5, 7, 0, torch.float32),
-        (random_keys(0), 8, 0.5, 7, 1, torch.float16),
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+// What the norms share, on rows as vectors; included once per instruction set (instruction_sets.h).
+
+#include "row_vectors.h"
+
+RDK_KERNEL float inverse_rms(float sum_of_squares, int64_t width, float eps) {
+  return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(width) + eps);
+}
+
+// out = round(x * scale) * weight, rounded again; x is in a cache, and meanwhile `next`, a row that
+// is not, is fetched. out may be x.
+template <class T>
+RDK_KERNEL void scale_row(const T* x, float scale, const T* weight, T* out, int64_t width,
+                          const T* next) {
+  for_each_vector<2>(width, [&](auto span, int) {
+    fetch(next, span);
+    write(out, span, rounded<T>(read(x, span) * scale) * read(weight, span));
+  });
+}

@@ -1,0 +1,147 @@
+"""Transformer blocks over packed rows: their weights, and the two ways through them.
+
+A few rows on the CPU go through all blocks in one native call (``ops.transformer_blocks``,
+``ops.core_iterations``). Everything else goes op by op: there linear layers are torch's GEMMs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from rdkernels import ops
+from rdkernels.cache import LayerCache
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight
+
+# Rows up to which the native kernel of row_linear beats torch's GEMM: see few_rows().
+FEW_ROWS = 256
+FEW_ROWS_BF16 = 64
+FEW_ROWS_BF16_WIDE = 32
+WIDE = 2048  # channels
+
+Linear = Callable[[torch.Tensor, LinearWeight], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Weights of one transformer block (Huginn's sandwich norms).
+
+    ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``.
+    """
+
+    norm_1: torch.Tensor  # [D]
+    norm_2: torch.Tensor  # [D]
+    norm_3: torch.Tensor  # [D]
+    norm_4: torch.Tensor  # [D]
+    wqkv: LinearWeight  # [(H + 2 HK) d, D]: q | k | v
+    qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
+    attn_proj: LinearWeight  # [D, H d]
+    mlp_fc: LinearWeight  # [2F, D]: gate | up
+    mlp_proj: LinearWeight  # [D, F]
+
+
+class Rows(NamedTuple):
+    """Where packed rows sit, as the attention op wants it.
+
+    For one slot per core layer these are the wavefront and the cache's page table. With more
+    slots, rows at different depths become sequences of their own, each with the table of its slot.
+    A launch writes a table's cells in no order against the reads of other sequences on that table,
+    so where two groups share one, the later group waits for a launch of its own: ``later`` holds
+    the active rows of each further launch.
+    """
+
+    page_table: torch.Tensor  # [B, max_pages] int32
+    cu_rows: torch.Tensor  # [B + 1] int32
+    start: torch.Tensor  # [B] int32
+    active: torch.Tensor | None  # [N] bool
+    later: tuple[torch.Tensor, ...] = ()  # each [N] bool
+
+    def live(self, num_rows: int) -> torch.Tensor:
+        """``[num_rows]`` bool: the rows that a launch computes."""
+        live = torch.arange(num_rows, device=self.cu_rows.device) < self.cu_rows[-1]
+        if self.active is None:
+            return live
+        computed = self.active
+        for active in self.later:
+            computed = computed | active
+        return live & computed
+
+
+def few_rows(width: int, dtype: torch.dtype) -> int:
+    """Rows up to which blocks of ``width`` channels go through the native CPU kernels.
+
+    Measured with one thread of an AMD EPYC (AVX-512 with bf16 dot products) at widths 128 to 5280,
+    whole blocks against the same with torch 2.13's GEMMs. fp32: 1.5 to 4 times as fast at every
+    number of rows up to 256, which is as far as it was tried; fp16: 5 times. bf16: even at 64 to
+    128 rows up to 2048 channels, and at about 40 of 5280, whose weights fit no cache.
+    """
+    if dtype != torch.bfloat16:
+        return FEW_ROWS
+    return FEW_ROWS_BF16 if width <= WIDE else FEW_ROWS_BF16_WIDE
+
+
+class BlockStack:
+    """The blocks of one part of the model.
+
+    Args:
+        blocks: their weights.
+        cos_sin: the rotary table.
+        eps: of the norms.
+        scale: of the attention scores.
+    """
+
+    def __init__(
+        self, blocks: tuple[Block, ...], cos_sin: torch.Tensor, eps: float, scale: float
+    ) -> None:
+        self.blocks, self.cos_sin, self.eps, self.scale = blocks, cos_sin, eps, scale
+        self.weights = flat_weights(blocks)
+
+    def arguments(self, caches: list[LayerCache], rows: Rows) -> tuple:
+        """Of the ops that take whole blocks: from ``weights`` to ``active``."""
+        keys, values = [cache.key for cache in caches], [cache.value for cache in caches]
+        return (self.weights, keys, values, self.cos_sin, *rows[:4])
+
+    def op_by_op(
+        self,
+        op: ops.Bound,
+        linear: Linear,
+        hidden: torch.Tensor,
+        caches: list[LayerCache],
+        rows: Rows,
+        last_norm: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """``hidden [N, D]`` through all blocks, then normalised by ``last_norm`` if given."""
+        blocks, eps = self.blocks, self.eps
+        normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
+        for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
+            qkv = linear(normed, block.wqkv)
+            inputs = (qkv, block.qk_bias, self.cos_sin, layer.key, layer.value, *rows[:3])
+            mixed = op.recurrent_attention(*inputs, rows.active, self.scale, True)
+            for active in rows.later:  # rows of other launches come out as zeros
+                mixed = mixed + op.recurrent_attention(*inputs, active, self.scale, True)
+            delta = linear(mixed, block.attn_proj)
+            norms = (block.norm_2, block.norm_3)
+            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
+            delta = linear(op.swiglu(linear(normed, block.mlp_fc)), block.mlp_proj)
+            norms = (block.norm_4, blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm)
+            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
+        return hidden if last_norm is None else normed
+
+
+def flat_weights(blocks: tuple[Block, ...]) -> list[torch.Tensor]:
+    """All blocks as one list in the order of ``ops.BLOCK_TENSORS``; what is not there is empty."""
+
+    def tensor(block: Block, name: str) -> torch.Tensor | None:
+        weight = getattr(block, name.removesuffix("_scale"))
+        if isinstance(weight, QuantizedWeight):
+            return weight.scale if name.endswith("_scale") else weight.values
+        return None if name.endswith("_scale") else weight
+
+    found = []
+    for block in blocks:
+        tensors = (tensor(block, name) for name in ops.BLOCK_TENSORS)
+        found += [block.norm_1.new_empty(0) if t is None else t for t in tensors]
+    return found

@@ -1,0 +1,108 @@
+"""``core_iterations``: several iterations of the core block in one call."""
+
+from __future__ import annotations
+
+import torch
+
+from rdkernels.backends import eager
+from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+from rdkernels.ops.transformer_blocks import Tensors, check_blocks, default_scale
+
+
+def _eager(
+    adapter_input: torch.Tensor,
+    adapter: torch.Tensor,
+    adapter_scale: torch.Tensor | None,
+    weights: Tensors,
+    key_caches: Tensors,
+    value_caches: Tensors,
+    cos_sin: torch.Tensor,
+    page_table: torch.Tensor,
+    cu_rows: torch.Tensor,
+    start: torch.Tensor,
+    active: torch.Tensor | None,
+    iterations: int,
+    eps: float,
+    scale: float,
+    interleaved: bool,
+) -> None:
+    op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start, active)
+    expect_tensor(op, "adapter_input", adapter_input, (None, None), FLOATS)
+    expect_tensor(op, "adapter", adapter, (None, None), adapter_input.dtype, like=adapter_input)
+    width = adapter.size(0)
+    expect_tensor(op, "adapter", adapter, (width, 2 * width), adapter_input.dtype)
+    expect_tensor(op, "adapter_input", adapter_input, (None, 2 * width), adapter_input.dtype)
+    plain = adapter_scale is None or adapter_scale.numel() == 0
+    expected = "None (weights that are not quantised)"
+    expect(plain, op, "adapter_scale", expected, describe(adapter_scale))
+    expect(iterations >= 0, op, "iterations", "at least 0", iterations)
+    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows)
+    blocks = (weights, key_caches, value_caches)
+    eager.core_iterations(
+        adapter_input, adapter, None, *blocks, *rows, iterations, eps, scale, interleaved
+    )
+
+
+def _fake(*_: object) -> None:
+    return None
+
+
+OP = define(
+    "core_iterations(Tensor(a!) adapter_input, Tensor adapter, Tensor? adapter_scale, "
+    "Tensor[] weights, Tensor(k!)[] key_caches, Tensor(v!)[] value_caches, Tensor cos_sin, "
+    "Tensor page_table, Tensor cu_rows, Tensor start, Tensor? active, int iterations, float eps, "
+    "float scale, bool interleaved) -> ()",
+    eager=_eager,
+    fake=_fake,
+)
+
+
+def core_iterations(
+    adapter_input: torch.Tensor,
+    adapter: torch.Tensor,
+    weights: Tensors,
+    key_caches: Tensors,
+    value_caches: Tensors,
+    cos_sin: torch.Tensor,
+    page_table: torch.Tensor,
+    cu_rows: torch.Tensor,
+    start: torch.Tensor,
+    active: torch.Tensor | None = None,
+    *,
+    iterations: int = 1,
+    adapter_scale: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    scale: float | None = None,
+    interleaved: bool = True,
+    backend: str | None = None,
+) -> None:
+    """Iterate the core block ``iterations`` times on all rows, in place.
+
+    ``adapter_input`` is ``state | embed``. Every iteration computes
+    ``transformer_blocks(adapter_input @ adapter.T)`` and makes it the state. An inactive row
+    (``active[i]`` false, or ``i >= cu_rows[B]``) keeps its state and its K/V, to which other rows
+    still attend. All iterations write the K/V of the same cells: one slot.
+
+    Args:
+        adapter_input: ``[N, 2 D]`` (fp32, bf16, fp16; fp64: eager only); its first D columns are
+            written. Rows may lie apart; the native kernel wants their elements contiguous.
+        adapter: ``[D, 2 D]``.
+        weights, key_caches, value_caches: of the core block, as for :func:`transformer_blocks`.
+        cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
+        iterations: how many; 0 changes nothing.
+        adapter_scale: must be None: quantised weights are not served.
+        eps, scale, interleaved: as for :func:`transformer_blocks`.
+        backend: force ``native``, ``triton`` or ``eager``.
+
+    Raises:
+        ArgumentError: counts, shapes, dtypes or devices do not fit.
+        BackendError: the forced provider cannot serve; says why.
+    """
+    if scale is None:
+        scale = default_scale(key_caches)
+    blocks = (list(weights), list(key_caches), list(value_caches))
+    rows = (cos_sin, page_table, cu_rows, start, active)
+    function = OP.provider(adapter_input, backend, (adapter_input, adapter, *weights))
+    function(
+        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
+    )

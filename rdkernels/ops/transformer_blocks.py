@@ -1,0 +1,219 @@
+"""``transformer_blocks``: rows through a stack of transformer blocks in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from rdkernels.backends import eager
+from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+
+BLOCK_TENSORS = eager.BLOCK_TENSORS
+
+Tensors = Sequence[torch.Tensor]
+
+
+def check_blocks(
+    op: str,
+    like: torch.Tensor,
+    width: int,
+    weights: Tensors,
+    key_caches: Tensors,
+    value_caches: Tensors,
+    rows: tuple[torch.Tensor | None, ...],
+) -> None:
+    """The arguments that this op shares with ``core_iterations``; ``rows``: cos_sin to active."""
+    per_block = len(BLOCK_TENSORS)
+    count, rest = divmod(len(weights), per_block)
+    expected = f"{per_block} tensors for each of at least one block"
+    expect(count > 0 and rest == 0, op, "weights", expected, f"{len(weights)} tensors")
+    for name, caches in (("key_caches", key_caches), ("value_caches", value_caches)):
+        expected = f"{count} tensors, one per block"
+        expect(len(caches) == count, op, name, expected, f"{len(caches)} tensors")
+    sizes = None
+    for i, (key, value) in enumerate(zip(key_caches, value_caches, strict=True)):
+        block = tuple(weights[i * per_block : (i + 1) * per_block])
+        sizes = _check_block(op, like, width, i, block, key, value, sizes)
+    cos_sin, page_table, cu_rows, start, active = rows
+    expect_tensor(op, "cos_sin", cos_sin, (None, key_caches[0].size(3)), torch.float32, like=like)
+    expect_tensor(op, "start", start, (None,), torch.int32, like=like)
+    expect_tensor(op, "cu_rows", cu_rows, (start.size(0) + 1,), torch.int32, like=like)
+    expect_tensor(op, "page_table", page_table, (start.size(0), None), torch.int32, like=like)
+    if active is not None:
+        expect_tensor(op, "active", active, (like.size(0),), torch.bool, like=like)
+
+
+def _check_block(
+    op: str,
+    like: torch.Tensor,
+    width: int,
+    number: int,
+    tensors: tuple[torch.Tensor, ...],
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sizes: tuple[int, int, tuple[int, ...]] | None,
+) -> tuple[int, int, tuple[int, ...]]:
+    """One block; returns heads, MLP width and cache shape, which all blocks have in common."""
+
+    def name(field: str) -> str:
+        index = number * len(BLOCK_TENSORS) + BLOCK_TENSORS.index(field)
+        return f"weights[{index}] ({field} of block {number})"
+
+    def check(field: str, *shape: int | None) -> None:
+        tensor = tensors[BLOCK_TENSORS.index(field)]
+        expect_tensor(op, name(field), tensor, shape, like.dtype, like=like)
+
+    block = dict(zip(BLOCK_TENSORS, tensors, strict=True))
+    check("wqkv", None, width)
+    check("mlp_fc", None, width)
+    cache_shape = (None,) * 4 if sizes is None else sizes[2]
+    expect_tensor(op, f"key_caches[{number}]", key, cache_shape, like.dtype, like=like)
+    expect_tensor(op, f"value_caches[{number}]", value, tuple(key.shape), like.dtype, like=like)
+    sizes = sizes or _sizes(op, block, key, name)
+    heads, mlp_width, (_, _, kv_heads, head_dim) = sizes
+    for norm in BLOCK_TENSORS[:4]:
+        check(norm, width)
+    check("wqkv", (heads + 2 * kv_heads) * head_dim, width)
+    check("attn_proj", width, heads * head_dim)
+    check("mlp_fc", 2 * mlp_width, width)
+    check("mlp_proj", width, mlp_width)
+    if block["qk_bias"].shape != (0,):
+        check("qk_bias", heads + kv_heads, head_dim)
+    for field in BLOCK_TENSORS[9:]:
+        empty = block[field].numel() == 0
+        expected = "an empty tensor (weights that are not quantised)"
+        expect(empty, op, name(field), expected, describe(block[field]))
+    return sizes
+
+
+def _sizes(
+    op: str, block: dict[str, torch.Tensor], key: torch.Tensor, name: Callable[[str], str]
+) -> tuple[int, int, tuple[int, ...]]:
+    """Heads, MLP width and cache shape of the first block."""
+    page_size, kv_heads, head_dim = key.shape[1:]
+    expected = "pages of at least one cell"
+    expect(page_size > 0, op, "key_caches[0]", expected, describe(key))
+    expect(kv_heads > 0, op, "key_caches[0]", "at least one KV head", describe(key))
+    even = head_dim > 0 and head_dim % 2 == 0
+    expect(even, op, "key_caches[0]", "an even head_dim", head_dim)
+    wqkv, mlp_fc = block["wqkv"], block["mlp_fc"]
+    heads = wqkv.size(0) // head_dim - 2 * kv_heads
+    fits = wqkv.size(0) % head_dim == 0 and heads > 0 and heads % kv_heads == 0
+    expected = f"first size (heads + 2 * {kv_heads}) * {head_dim}, heads a multiple of {kv_heads}"
+    expect(fits, op, name("wqkv"), expected, describe(wqkv))
+    expected = "an even first size (gate | up)"
+    expect(mlp_fc.size(0) % 2 == 0, op, name("mlp_fc"), expected, describe(mlp_fc))
+    return heads, mlp_fc.size(0) // 2, tuple(key.shape)
+
+
+def _eager(
+    hidden: torch.Tensor,
+    weights: Tensors,
+    key_caches: Tensors,
+    value_caches: Tensors,
+    cos_sin: torch.Tensor,
+    page_table: torch.Tensor,
+    cu_rows: torch.Tensor,
+    start: torch.Tensor,
+    active: torch.Tensor | None,
+    eps: float,
+    scale: float,
+    interleaved: bool,
+    last_norm: torch.Tensor | None,
+) -> torch.Tensor:
+    op, rows = "transformer_blocks", (cos_sin, page_table, cu_rows, start, active)
+    expect_tensor(op, "hidden", hidden, (None, None), FLOATS)
+    width = hidden.size(1)
+    check_blocks(op, hidden, width, weights, key_caches, value_caches, rows)
+    if last_norm is not None:
+        expect_tensor(op, "last_norm", last_norm, (width,), hidden.dtype, like=hidden)
+    return eager.transformer_blocks(
+        hidden, weights, key_caches, value_caches, *rows, eps, scale, interleaved, last_norm
+    )
+
+
+def _fake(hidden: torch.Tensor, *_: object) -> torch.Tensor:
+    return hidden.new_empty(hidden.shape)
+
+
+OP = define(
+    "transformer_blocks(Tensor hidden, Tensor[] weights, Tensor(k!)[] key_caches, "
+    "Tensor(v!)[] value_caches, Tensor cos_sin, Tensor page_table, Tensor cu_rows, Tensor start, "
+    "Tensor? active, float eps, float scale, bool interleaved, Tensor? last_norm) -> Tensor",
+    eager=_eager,
+    fake=_fake,
+    out="Tensor(a!) out",
+)
+
+
+def transformer_blocks(
+    hidden: torch.Tensor,
+    weights: Tensors,
+    key_caches: Tensors,
+    value_caches: Tensors,
+    cos_sin: torch.Tensor,
+    page_table: torch.Tensor,
+    cu_rows: torch.Tensor,
+    start: torch.Tensor,
+    active: torch.Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    scale: float | None = None,
+    interleaved: bool = True,
+    last_norm: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Rows through transformer blocks with Huginn's sandwich norms.
+
+    For every block ``x = norm_2(attention(norm_1(x)) + x)``, then with a gated MLP
+    ``x = norm_4(mlp(norm_3(x)) + x)``; after the last, ``x = last_norm(x)`` if that is given. The
+    attention is :func:`recurrent_attention`, with its cache and its inactive rows; those go through
+    the rest of the block like any other, with an attention of zero.
+
+    One native call serves a whole stack on the CPU, with the bits of the calls op by op: for few
+    rows of a small model, most of the time is in getting to the kernels. Its linear layers are
+    :func:`row_linear`, so for many rows torch's GEMMs, op by op, are faster.
+
+    Args:
+        hidden: ``[N, D]`` (fp32, bf16, fp16; fp64: eager only).
+        weights: 13 tensors per block in the order of ``BLOCK_TENSORS``: ``norm_1``, ``norm_2``,
+            ``norm_3``, ``norm_4`` ``[D]``; ``wqkv [(H + 2 HK) d, D]``; ``qk_bias [H + HK, d]`` or
+            empty (``[0]``) for none; ``attn_proj [D, H d]``; ``mlp_fc [2 F, D]`` (gate | up);
+            ``mlp_proj [D, F]``; then a scale for each of the four matrices, which must be empty:
+            quantised weights are not served. All blocks have the same sizes.
+        key_caches, value_caches: one ``[pages, page_size, HK, d]`` per block; written.
+        cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
+        eps: of the norms.
+        scale: softmax scale; default ``1 / sqrt(d)``.
+        interleaved: rotate pairs ``(2i, 2i+1)``, else ``(i, i + d/2)``.
+        last_norm: ``[D]`` or None.
+        backend: force ``native``, ``triton`` or ``eager``.
+
+    Returns:
+        ``[N, D]``, dtype of ``hidden``.
+
+    Raises:
+        ArgumentError: counts, shapes, dtypes or devices do not fit.
+        BackendError: the forced provider cannot serve; says why.
+    """
+    if scale is None:
+        scale = default_scale(key_caches)
+    rows = (cos_sin, page_table, cu_rows, start, active)
+    function = OP.provider(hidden, backend, (hidden, last_norm, *weights))
+    return function(
+        hidden,
+        list(weights),
+        list(key_caches),
+        list(value_caches),
+        *rows,
+        eps,
+        scale,
+        interleaved,
+        last_norm,
+    )
+
+
+def default_scale(key_caches: Tensors) -> float:
+    """``1 / sqrt(d)``; caches of the wrong rank or number must get as far as the checks."""
+    return max(key_caches[0].shape[-1:].numel(), 1) ** -0.5 if len(key_caches) else 1.0

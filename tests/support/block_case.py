@@ -1,0 +1,168 @@
+"""Launches of ``transformer_blocks`` and ``core_iterations`` on hostile memory.
+
+Layout, page table and caches are those of ``attention_case``: cells that nobody may read hold NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from rdkernels import ops
+from rdkernels.cache import LayerCache
+from rdkernels.models.blocks import Block, BlockStack, Rows
+from tests.support.attention_case import make_case
+
+EPS = 1e-5
+MLP_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class BlockCase:
+    """Arguments of both ops; ``hidden`` is what transformer_blocks starts from."""
+
+    hidden: torch.Tensor  # [N, D]
+    embed: torch.Tensor  # [N, D]
+    adapter: torch.Tensor  # [D, 2D]
+    last_norm: torch.Tensor  # [D]
+    weights: list[torch.Tensor]
+    key_caches: list[torch.Tensor]
+    value_caches: list[torch.Tensor]
+    layout: tuple[torch.Tensor | None, ...]  # cos_sin, page_table, cu_rows, start, active
+    live: torch.Tensor  # [N] bool
+    interleaved: bool = True
+
+    @property
+    def caches(self) -> list[torch.Tensor]:
+        return [*self.key_caches, *self.value_caches]
+
+    @property
+    def scale(self) -> float:
+        return self.key_caches[0].size(3) ** -0.5
+
+    def fresh(self) -> BlockCase:
+        """The same launch on copies of the caches."""
+        copies = {n: [c.clone() for c in getattr(self, n)] for n in ("key_caches", "value_caches")}
+        return replace(self, **copies)
+
+    def to(self, device: str) -> BlockCase:
+        return self._mapped(lambda tensor: tensor.to(device))
+
+    def widened(self) -> BlockCase:
+        """The same launch in fp64; positions and angles are what they were."""
+        return replace(self._mapped(torch.Tensor.double), layout=self.layout, live=self.live)
+
+    def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> BlockCase:
+        def mapped(value: object) -> object:
+            if isinstance(value, (list, tuple)):
+                return type(value)(mapped(element) for element in value)
+            return change(value) if isinstance(value, torch.Tensor) else value
+
+        return replace(self, **{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
+
+    def block_arguments(self, last_norm: bool = True) -> tuple:
+        """Positional schema arguments of ``transformer_blocks``."""
+        blocks = (self.weights, self.key_caches, self.value_caches)
+        norm = self.last_norm if last_norm else None
+        return (self.hidden, *blocks, *self.layout, EPS, self.scale, self.interleaved, norm)
+
+    def core_arguments(self, iterations: int) -> tuple:
+        """Positional schema arguments of ``core_iterations``; the adapter's input comes first."""
+        adapter_input = torch.cat((self.hidden, self.embed), dim=1)
+        blocks = (self.weights, self.key_caches, self.value_caches)
+        options = (iterations, EPS, self.scale, self.interleaved)
+        return (adapter_input, self.adapter, None, *blocks, *self.layout, *options)
+
+    def op_by_op(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
+        """The blocks by the native ops, one after another; writes to the caches of this case."""
+        native = ops.bind(hidden, "native")
+        stack = self.stack()
+        caches = [
+            LayerCache(*pair) for pair in zip(self.key_caches, self.value_caches, strict=True)
+        ]
+        norm = self.last_norm if last_norm else None
+        rows = Rows(*self.layout[1:])
+        return stack.op_by_op(native, native.row_linear, hidden, caches, rows, norm)
+
+    def stack(self) -> BlockStack:
+        per_block = len(ops.BLOCK_TENSORS)
+        blocks = []
+        for first in range(0, len(self.weights), per_block):
+            tensors = self.weights[first : first + per_block]
+            named = dict(zip(ops.BLOCK_TENSORS, tensors, strict=True))
+            fields = {name: named[name] for name in Block.__dataclass_fields__}
+            fields["qk_bias"] = fields["qk_bias"] if fields["qk_bias"].numel() else None
+            blocks.append(Block(**fields))
+        return BlockStack(tuple(blocks), self.layout[0], EPS, self.scale)
+
+
+def make_block_case(
+    start: list[int],
+    lengths: list[int],
+    *,
+    blocks: int = 2,
+    width: int = 48,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int = 8,
+    mlp_width: int = MLP_WIDTH,
+    dtype: torch.dtype = torch.float32,
+    bias: bool = True,
+    inactive: float = 0.0,
+    padding: int = 0,
+    interleaved: bool = True,
+) -> BlockCase:
+    """Random weights, states, history and page order."""
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    options = {"inactive": inactive, "padding": padding, "dtype": dtype}
+    case = make_case(start, lengths, **shape, **options)
+    rows = len(case.qkv)
+    live = torch.arange(rows) < sum(lengths)
+    if case.active is not None:
+        live &= case.active
+
+    def matrix(*size: int) -> torch.Tensor:
+        return (torch.randn(size) / size[-1] ** 0.5).to(dtype)
+
+    def norm() -> torch.Tensor:
+        return (1.0 + 0.1 * torch.randn(width)).to(dtype)
+
+    def block() -> list[torch.Tensor]:
+        qk_bias = 0.3 * torch.randn(heads + kv_heads, head_dim) if bias else torch.empty(0)
+        attention = [matrix((heads + 2 * kv_heads) * head_dim, width), qk_bias.to(dtype)]
+        attention.append(matrix(width, heads * head_dim))
+        mlp = [matrix(2 * mlp_width, width), matrix(width, mlp_width)]
+        scales = [torch.empty(0) for _ in range(4)]
+        return [norm(), norm(), norm(), norm(), *attention, *mlp, *scales]
+
+    def cache(like: torch.Tensor) -> torch.Tensor:
+        return torch.where(like.isnan(), like, torch.randn(like.shape).to(dtype))
+
+    return BlockCase(
+        hidden=torch.randn(rows, width).to(dtype),
+        embed=torch.randn(rows, width).to(dtype),
+        adapter=matrix(width, 2 * width),
+        last_norm=norm(),
+        weights=[tensor for _ in range(blocks) for tensor in block()],
+        key_caches=[cache(case.key_cache) for _ in range(blocks)],
+        value_caches=[cache(case.value_cache) for _ in range(blocks)],
+        layout=(case.cos_sin, case.page_table, case.cu_rows, case.start, case.active),
+        live=live,
+        interleaved=interleaved,
+    )
+
+
+# Rows of sequences, histories and options: (start, lengths, options of make_block_case).
+LAYOUTS = {
+    "one row": ([5], [1], {}),
+    "no history": ([0], [7], {"bias": False}),
+    "batch": ([0, 30, 3], [5, 1, 9], {"interleaved": False}),
+    "inactive": ([17, 2, 0], [6, 4, 3], {"inactive": 0.4}),
+    "padding": ([3, 40], [4, 2], {"padding": 5, "bias": False}),
+    "inactive and padding": ([3, 40], [4, 6], {"padding": 3, "inactive": 0.5, "blocks": 3}),
+    "no rows": ([4, 1], [0, 0], {}),
+    "one block": ([9], [3], {"blocks": 1, "heads": 2, "kv_heads": 2, "head_dim": 16}),
+    "grouped": ([60], [20], {"heads": 6, "kv_heads": 1, "width": 33, "mlp_width": 17}),
+}
