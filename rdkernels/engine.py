@@ -286,9 +286,17 @@ class Engine:
                 break
             request = self._places[b] = self._waiting.popleft()
             request.place, chosen[b] = b, request.prompt
-        if chosen:
+        if not chosen:
+            return
+        try:
             self.loop.admit(chosen)
-            self._update(None)
+        except BaseException:  # out of memory, interrupted: they wait for the next step
+            for b in sorted(chosen, reverse=True):
+                self.loop.release(b)
+                self._waiting.appendleft(self._places[b])
+                self._places[b].place = self._places[b] = None
+            raise
+        self._update(None)
 
     def _update(self, step: OuterStep | None) -> None:
         """Report what was committed, and end what has ended."""

@@ -21,6 +21,8 @@ Memory = dict[str, torch.Tensor]
 class ExitCheck:
     """What a criterion may look at, one entry per row, at the end of an outer step.
 
+    The tensors are those that the loop works on: the next outer step overwrites them.
+
     Attributes:
         state, previous_state: ``[N, D]`` now, and at the start of the outer step.
         depth: ``[N]`` int32 iterations behind each row.
