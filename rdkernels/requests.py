@@ -87,3 +87,15 @@ class SequenceIds:
         key = (*prompt, self._seen[tuple(prompt)])
         self._seen[tuple(prompt)] += 1
         return zlib.crc32(np.asarray(key, dtype=np.int64).tobytes()) >> 1
+
+
+def sequence_keys(where: str, prompts: list[list[int]], given: Sequence[int] | None) -> list[int]:
+    """A random key per prompt: ``given``, checked, or the defaults of :class:`SequenceIds`."""
+    if given is None:
+        default = SequenceIds()
+        return [default.next(prompt) for prompt in prompts]
+    keys = ids(where, "sequence_ids", given, 1 << 31)
+    if len(keys) != len(prompts):
+        expected = f"{len(prompts)} ids, one per sequence"
+        raise ArgumentError(where, "sequence_ids", expected, len(keys))
+    return keys
