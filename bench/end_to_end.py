@@ -3,6 +3,7 @@
     python -m bench.end_to_end                             # the demo model, batch 1 to 32
     python -m bench.end_to_end --model huginn --batch 1,4  # Huginn-0125's sizes, random bf16
     python -m bench.end_to_end --model huginn-small        # the same widths: 2.5 GB, fewer layers
+    python -m bench.end_to_end --weights int8              # linear layers as int8
     python -m bench.end_to_end --model huginn --stages     # create, save, load and decode instead
     python -m bench.end_to_end --dry-run --json            # every path on tiny sizes
 
@@ -22,8 +23,9 @@ Before anything is timed, diffusion forcing with one row in flight has to give t
 autoregressive decoding, and the random model finite logits. Exit status: 0, 1 if a check failed,
 2 if there is too little memory.
 
-The JSON: ``schema`` 1, ``dry_run`` (times mean nothing then), ``environment``, ``notes`` and
-``rows`` (fields in ``bench.steady_decode.Row``) or ``stages`` (``bench.checkpoint_stages.Stage``).
+The JSON: ``schema`` 1, ``dry_run`` (times mean nothing then), ``weights``, ``environment``,
+``notes`` and ``rows`` (fields in ``bench.steady_decode.Row``) or ``stages``
+(``bench.checkpoint_stages.Stage``).
 """
 
 from __future__ import annotations
@@ -93,24 +95,26 @@ def weights_bytes(config: ModelConfig) -> int:
     return 2 * sum(math.prod(shape) for shape in shapes.values())
 
 
-def create_random(config: ModelConfig) -> RecurrentDepthModel:
-    """Random bf16 weights, made tensor by tensor in place: no second copy of anything."""
-    return random_model(dataclasses.replace(Session.dry(), config=config))
+def create_random(config: ModelConfig, weights: str | None = None) -> RecurrentDepthModel:
+    """Random bf16 weights (or int8 ones), made tensor by tensor: no second copy of anything."""
+    return random_model(dataclasses.replace(Session.dry(), config=config), weights)
 
 
-def workload(name: str, config: ModelConfig | None, batch: int) -> Workload:
+def workload(
+    name: str, config: ModelConfig | None, batch: int, weights: str | None = None
+) -> Workload:
     """The model, and prompts for ``batch`` sequences."""
     if config is None:
         # The longest answers: as much as possible of what is decoded is what it was trained for.
         problems = sorted(load_problems(name), key=lambda problem: -len(problem.answer))
-        model = load_model(name)
+        model = load_model(name, weights=weights)
         prompts = [model.tokenizer.encode(problem.prompt) for problem in problems[:batch]]
         if len(prompts) < batch:
             raise ValueError(f"{name}: {len(prompts)} problems for a batch of {batch}")
         return Workload(name, model, prompts, trained=True)
     size = weights_bytes(config)
     with announced(f"{name}: {size / 1e9:.1f} GB of random weights"):
-        model = create_random(config)
+        model = create_random(config, weights)
     tokens = torch.randint(config.vocabulary, (batch, 2), generator=torch.manual_seed(0))
     return Workload(name, model, tokens.tolist(), trained=False)
 
@@ -165,6 +169,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "dry_run": options.dry_run,
+        "weights": options.weights,
         "environment": support.environment() | {"load_average": load_average()},
         "notes": ["dry run: tiny sizes, the times mean nothing"] if options.dry_run else [],
         "rows": [],
@@ -180,7 +185,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             report["stages"] += [{"model": name, **stage.to_json()} for stage in stages]
             continue
         batches = options.batch or BATCHES.get(name, RANDOM_BATCHES)
-        work = workload(name, config, max(batches))
+        work = workload(name, config, max(batches), options.weights)
         if options.dry_run:
             work = dataclasses.replace(work, most_decodes=2)
         report["notes"].append(f"{name}: {DEMO_NOTE if work.trained else RANDOM_NOTE}")
@@ -274,6 +279,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="per sequence in the steady part (demo: 40; random: 8, autoregressive 2)",
     )
+    parser.add_argument("--weights", choices=("int8",), help="linear layers; default: bf16")
     parser.add_argument("--stages", action="store_true", help="of a random checkpoint, no speeds")
     parser.add_argument("--dry-run", action="store_true", help="every path on tiny sizes")
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
@@ -284,6 +290,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             options.model = list(RANDOM_MODELS) if options.dry_run else ["huginn"]
     if options.stages and "demo" in options.model:
         parser.error("--stages: of random checkpoints only (--model huginn or huginn-small)")
+    if options.stages and options.weights is not None:
+        parser.error("--stages: of bf16 checkpoints only")
     if options.dry_run:
         options.batch, options.tokens = options.batch or (1, 2), options.tokens or 3
     return options

@@ -43,6 +43,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")
 ]
+Weights = Annotated[
+    str | None, typer.Option(help="int8: linear layers as int8 (CPU); default: as --dtype.")
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,6 +86,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the initial states.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = None,
+    weights: Weights = None,
     live: Annotated[bool, typer.Option(help="Show the wavefront while it moves.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -92,7 +96,7 @@ def demo(
     from rdkernels.terminal import comparison_table
 
     held_out = load_problems(model, limit=problems)
-    loaded = _load_model(model, device, dtype)
+    loaded = _load_model(model, device, dtype, weights)
     entrants = comparison.contenders(num_steps, inner_recurrence, sweep)
     with _observer(loaded, entrants, held_out, live and not sweep and not as_json) as observer:
         rows = comparison.compare(
@@ -172,6 +176,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of initial states, noise and sampling.")] = 0,
     device: Device = "cpu",
     dtype: Dtype = None,
+    weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the first wavefront.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -202,7 +207,7 @@ def generate(
     sampling = rdk.Sampling(
         **_given(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     )
-    loaded = _load_model(model, device, dtype)
+    loaded = _load_model(model, device, dtype, weights)
     stop_tokens = tuple(stop_token) if stop_token else default_stop_tokens(model)
     with GenerationProgress(len(prompts) * max_new_tokens) as progress:
         output = rdk.generate(
@@ -374,7 +379,9 @@ def env(
 # --- shared ---------------------------------------------------------------------------------------
 
 
-def _load_model(name: str, device: str, dtype: str | None) -> RecurrentDepthModel:
+def _load_model(
+    name: str, device: str, dtype: str | None, weights: str | None
+) -> RecurrentDepthModel:
     import torch
 
     import rdkernels as rdk
@@ -385,4 +392,4 @@ def _load_model(name: str, device: str, dtype: str | None) -> RecurrentDepthMode
         raise _UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise _UsageError(f"--device {device}: torch finds no usable CUDA device")
-    return rdk.load_model(name, device=device, dtype=dtype)
+    return rdk.load_model(name, device=device, dtype=dtype, weights=weights)

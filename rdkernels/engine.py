@@ -258,16 +258,25 @@ class Engine:
             if also is not None:
                 also(update)
 
-        chosen.on_update = note
-        while chosen in self._waiting or chosen in self._places:
-            self.step()
+        def steps() -> Iterator[Update]:
+            yield from drain()
+            while chosen in self._waiting or chosen in self._places:
+                self.step()
+                yield from drain()
+
+        def drain() -> Iterator[Update]:
             while updates:
                 yield updates.popleft()
+
+        chosen.on_update = note
+        return steps()
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _admit(self) -> None:
         """Waiting requests to free places, in order, as long as the cache has pages for them."""
+        if not self.loop.between_rounds:
+            return
         chosen: dict[int, Prompt] = {}
         for b, occupant in enumerate(self._places):
             if occupant is not None or not self._waiting:
@@ -287,23 +296,23 @@ class Engine:
             if request is None:
                 continue
             place = self.loop.places[b]
-            fresh = place.generated[request.reported :]
-            reason = self._stop_string(request, place) if fresh else None
-            fresh = place.generated[request.reported :]
-            request.reported = len(place.generated)
-            if fresh and request.on_update is not None:
-                drafts = [] if step is None else step.sampled[b][step.committed[b] :]
-                request.on_update(Update(request.number, fresh, drafts))
-            if self._places[b] is not request:
-                continue  # the callback has cancelled it
+            reason = self._stop_string(request, place)
             if reason is None and place.rows == 0:
                 reason = "stop" if place.generated[-1] in self.stop_tokens else "length"
-            if reason is not None:
-                self._finish(request, reason)
+            fresh = place.generated[request.reported :]
+            request.reported = len(place.generated)
+            try:
+                if fresh and request.on_update is not None:
+                    waits = step is None or reason is not None  # no rows that have drafts
+                    drafts = [] if waits else step.sampled[b][step.committed[b] :]
+                    request.on_update(Update(request.number, fresh, drafts))
+            finally:  # whatever the callback raises; it may also have cancelled the request
+                if reason is not None and self._places[b] is request:
+                    self._finish(request, reason)
 
     def _stop_string(self, request: _Request, place: Place) -> str | None:
         """Cut the tokens after the one that completes a stop string, if there is one."""
-        if not request.stop_strings:
+        if not request.stop_strings or request.reported == len(place.generated):
             return None
         decode = self.model.tokenizer.decode
         if not any(s in decode(place.generated) for s in request.stop_strings):
@@ -328,8 +337,8 @@ class Engine:
             found = [text.find(s) for s in request.stop_strings if s in text]
             text = text[: min(found)] if found else text
         depths: list[int] = []
-        log_probs: list[float] | None = None
         s = self.loop.sequences
+        log_probs: list[float] | None = None if s.log_probs is None else []
         here = slice(place.known, place.known + len(tokens))
         if request.place is not None:
             depths = s.committed_depth[request.place, here].tolist()

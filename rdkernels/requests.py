@@ -80,13 +80,14 @@ class SequenceIds:
     """Default random keys: a hash of the prompt, and of how often the same one came before."""
 
     def __init__(self) -> None:
-        self._seen: Counter[tuple[int, ...]] = Counter()
+        self._seen: Counter[int] = Counter()  # by hash: prompts themselves would pile up
 
     def next(self, prompt: list[int]) -> int:
         """31 bits."""
-        key = (*prompt, self._seen[tuple(prompt)])
-        self._seen[tuple(prompt)] += 1
-        return zlib.crc32(np.asarray(key, dtype=np.int64).tobytes()) >> 1
+        tokens = np.asarray(prompt, dtype=np.int64).tobytes()
+        before = self._seen[zlib.crc32(tokens)]
+        self._seen[zlib.crc32(tokens)] += 1
+        return zlib.crc32(tokens + np.int64(before).tobytes()) >> 1
 
 
 def sequence_keys(where: str, prompts: list[list[int]], given: Sequence[int] | None) -> list[int]:

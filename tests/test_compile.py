@@ -19,6 +19,7 @@ import rdkernels as rdk
 from rdkernels import backends, ops
 from rdkernels.backends import native
 from rdkernels.errors import BackendError
+from rdkernels.ops import _registry
 from tests.support.attention_case import rotary_table
 from tests.support.checking import assert_close_to_reference
 from tests.support.tiny import tiny_model
@@ -181,8 +182,10 @@ def test_model_iterates_in_one_graph(seed):
             cache = model.new_cache(1, 64)
             cache.reserve(0, count)
             rows = model.rows(wavefront, cache.core_page_table(0))
-            torch._dynamo.mark_dynamic(x, 0)
-            results.append((function(x, rows, cache), *(la.key for la in cache.core)))
+            adapter_input = x.clone()  # iterated in place
+            torch._dynamo.mark_dynamic(adapter_input, 0)
+            states = function(adapter_input, rows, cache)
+            results.append((states, *(la.key for la in cache.core)))
         for got, want in zip(*results, strict=True):
             assert torch.equal(got, want)
     assert counter.frame_count == 1
@@ -233,6 +236,7 @@ def test_forced_eager_is_traced_and_not_replaced_by_a_kernel(monkeypatch, seed):
 
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_forced_provider_that_cannot_serve_says_why(fullgraph, monkeypatch):
+    _registry._select.cache_clear()
     monkeypatch.setattr(backends, "reason", lambda name, *_: f"{name} is out of order")
 
     def function(x):

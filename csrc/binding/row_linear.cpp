@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <optional>
+
 #include "arguments.h"
 #include "launch.h"
 
@@ -10,11 +12,29 @@ namespace {
 
 constexpr const char* kOp = "row_linear";
 
-// x: [N, K]   weight: [M, K]   out: [N, M]
-void row_linear_out(const Tensor& x, const Tensor& weight, const Tensor& out) {
+// The scale of an int8 weight with contiguous elements; other weights have none.
+std::optional<Tensor> checked_scale(const Tensor& x, const Tensor& weight,
+                                    const std::optional<Tensor>& scale) {
+  const bool quantized = weight.scalar_type() == ScalarType::Char;
+  if (quantized != scale.has_value()) {
+    fail(kOp, "scale",
+         quantized ? "a scale for an int8 weight" : "None for a weight that is not int8",
+         scale ? describe(*scale) : "None");
+  }
+  if (!quantized) return std::nullopt;
+  expect_tensor(kOp, "scale", *scale, {weight.size(0)}, ScalarType::Float, x);
+  return with_contiguous_rows(*scale);
+}
+
+// x: [N, K]   weight: [M, K], as x or int8   scale: [M] for an int8 weight   out: [N, M]
+void row_linear_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& scale,
+                    const Tensor& out) {
   const RdkDtype dtype = dtype_of(kOp, "x", x);
   expect_shape(kOp, "x", x, {kAny, kAny});
-  expect_like(kOp, "weight", weight, {kAny, x.size(1)}, x);
+  const bool quantized = weight.scalar_type() == ScalarType::Char;
+  expect_tensor(kOp, "weight", weight, {kAny, x.size(1)},
+                quantized ? ScalarType::Char : x.scalar_type(), x);
+  const std::optional<Tensor> scales = checked_scale(x, weight, scale);
   expect_output(kOp, "out", out, {x.size(0), weight.size(0)}, x);
   const Tensor rows = with_contiguous_rows(x), weights = with_contiguous_rows(weight);
 
@@ -28,14 +48,15 @@ void row_linear_out(const Tensor& x, const Tensor& weight, const Tensor& out) {
   params.x_stride = rows.stride(0);
   params.weight_stride = weights.stride(0);
   params.out_stride = out.stride(0);
+  if (scales) params.scale = static_cast<const float*>(scales->const_data_ptr());
   launch(kOp, params, dtype, x, rdk_row_linear_cpu, nullptr);
 }
 
-Tensor row_linear(const Tensor& x, const Tensor& weight) {
+Tensor row_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& scale) {
   expect_shape(kOp, "x", x, {kAny, kAny});
   expect_shape(kOp, "weight", weight, {kAny, kAny});
   const Tensor out = torch::stable::new_empty(x, {x.size(0), weight.size(0)});
-  row_linear_out(x, weight, out);
+  row_linear_out(x, weight, scale, out);
   return out;
 }
 

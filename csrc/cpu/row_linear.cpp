@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #if defined(__x86_64__)
@@ -62,20 +63,20 @@ namespace avx512_bf16 {
 #pragma GCC pop_options
 #endif
 
-LinearFunction linear_function(int dtype) {
+LinearFunction linear_function(int dtype, bool quantized) {
 #if RDK_X86_VARIANTS
   switch (capability()) {
     case Capability::kAvx512Bf16:
-      return avx512_bf16::choose(dtype);
+      return avx512_bf16::choose(dtype, quantized);
     case Capability::kAvx512:
-      return avx512::choose(dtype);
+      return avx512::choose(dtype, quantized);
     case Capability::kAvx2:
-      return avx2::choose(dtype);
+      return avx2::choose(dtype, quantized);
     default:
       break;
   }
 #endif
-  return baseline::choose(dtype);
+  return baseline::choose(dtype, quantized);
 }
 
 struct Job {
@@ -89,10 +90,10 @@ struct Job {
 extern "C" int rdk_row_linear_cpu(const RowLinearParams* p, int dtype,
                                   RdkParallelFor parallel_for) {
   using namespace rdk::cpu;
-  const Job job{p, linear_function(dtype)};
+  const Job job{p, linear_function(dtype, p->scale != nullptr)};
   if (job.function == nullptr) return kRdkUnknownDtype;
   if (p->rows <= 0 || p->width <= 0) return kRdkSuccess;
-  const int64_t element = dtype == kRdkFloat32 ? 4 : 2;
+  const int64_t element = p->scale != nullptr ? 1 : dtype == kRdkFloat32 ? 4 : 2;
   const int64_t grain = 1 + kBytesPerThread / (1 + p->depth * element * (1 + p->rows / 8));
   if (parallel_for == nullptr || p->width <= grain) {
     job.function(*p, 0, p->width);

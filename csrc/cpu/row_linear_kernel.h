@@ -13,6 +13,9 @@
 // The chunk of a panel stays in L1 while all rows of x use it. A dot product has a sum per lane,
 // which takes its elements in the order of the depth, and the lanes are added up by one tree:
 // neither depends on what else is computed beside it, so nor does any bit of the result.
+//
+// An int8 weight becomes bf16 or fp32, both exact, in registers; where several groups of rows use
+// a chunk, once for all of them, in a buffer in L1. Its scale multiplies the finished sums.
 
 #include "vectors.h"
 
@@ -22,14 +25,33 @@ constexpr int kChunkSteps = 32;               // a chunk is this many vectors of
 
 // ---- Elements: how a vector of a row is read and multiplied ------------------------------------
 
+// kLanes int8 numbers.
+RDK_KERNEL Floats widen(const int8_t* from) {
+#if RDK_VECTOR_BYTES == 64
+  return (Floats)_mm512_maskz_cvtepi32_ps(0xFFFF,
+                                          _mm512_maskz_cvtepi8_epi32(0xFFFF, load<__m128i>(from)));
+#elif RDK_VECTOR_BYTES == 32
+  return (Floats)_mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Floats v{};
+  for (int i = 0; i < kLanes; ++i) v[i] = from[i];
+  return v;
+#endif
+}
+
+// For each type of x. `Unpacked` is what int8 weights are kept as between uses: `read` takes
+// elements of x, of a weight, or unpacked ones.
 template <class T>
 struct Elements;
 
 template <>
 struct Elements<float> {
   using Vector = Floats;
+  using Unpacked = float;
   static constexpr int kStep = kLanes;  // elements of a vector
   RDK_KERNEL static Vector read(const float* from) { return load<Floats>(from); }
+  RDK_KERNEL static Vector read(const int8_t* from) { return widen(from); }
   RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) { return sum + a * b; }
   RDK_KERNEL static void write(float* to, Floats v) { store(to, v); }
 };
@@ -37,7 +59,10 @@ struct Elements<float> {
 template <>
 struct Elements<half> {
   using Vector = Floats;
+  using Unpacked = float;
   static constexpr int kStep = kLanes;
+  RDK_KERNEL static Vector read(const float* from) { return load<Floats>(from); }
+  RDK_KERNEL static Vector read(const int8_t* from) { return widen(from); }
   RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) { return sum + a * b; }
 #if RDK_VECTOR_BYTES == 64
   RDK_KERNEL static Vector read(const half* from) {
@@ -68,13 +93,24 @@ struct Elements<half> {
 template <>
 struct Elements<bf16> {
   using Vector = Words;  // pairs; both elements of a pair go to one lane
+  using Unpacked = bf16;
   static constexpr int kStep = 2 * kLanes;
   RDK_KERNEL static Vector read(const bf16* from) { return load<Words>(from); }
 #if RDK_BF16_DOT
+  RDK_KERNEL static Vector read(const int8_t* from) {
+    return (Words)_mm512_cvtne2ps_pbh((__m512)widen(from + kLanes), (__m512)widen(from));
+  }
   RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) {
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
   }
 #else
+  RDK_KERNEL static Vector read(const int8_t* from) {  // the high half of each float is its bf16
+    using Pairs = int16_t __attribute__((vector_size(RDK_VECTOR_BYTES / 2)));
+    const Ints pairs = __builtin_convertvector(load<Pairs>(from), Ints);
+    const Words even = (Words) __builtin_convertvector((pairs << 24) >> 24, Floats);
+    const Words odd = (Words) __builtin_convertvector(pairs >> 8, Floats);
+    return (even >> 16) | odd;
+  }
   RDK_KERNEL static Floats low(Words pairs) { return reinterpret_cast<Floats>(pairs << 16); }
   RDK_KERNEL static Floats high(Words pairs) {
     return reinterpret_cast<Floats>(pairs & 0xFFFF0000u);
@@ -92,10 +128,10 @@ struct Elements<bf16> {
 };
 
 // The first `count` elements from there, zeros behind them.
-template <class T>
-RDK_KERNEL typename Elements<T>::Vector read_first(const T* from, int count) {
-  T elements[Elements<T>::kStep]{};
-  __builtin_memcpy(elements, from, static_cast<size_t>(count) * sizeof(T));
+template <class T, class Source>
+RDK_KERNEL typename Elements<T>::Vector read_first(const Source* from, int count) {
+  Source elements[Elements<T>::kStep]{};
+  __builtin_memcpy(elements, from, static_cast<size_t>(count) * sizeof(Source));
   return Elements<T>::read(elements);
 }
 
@@ -124,13 +160,15 @@ RDK_KERNEL Floats sum_lanes(Floats* sums) {
 
 using PanelSums = Floats[kPanel];  // of one row of x, by lane
 
-// A panel's chunk of the depth.
-template <class T>
+// A panel's chunk of the depth. The weight's elements are Weight in memory, and Ready where the
+// products take them from.
+template <class Ready, class Weight>
 struct Chunk {
-  const T* weight[kPanel];
-  const T* next[kPanel];  // the chunk that follows, of this panel or the next
-  int64_t steps;          // whole vectors of a row
-  int rest;               // elements behind them
+  const Ready* weight[kPanel];
+  const Weight* next[kPanel];  // the chunk that follows, of this panel or the next
+  float scale[kPanel];         // of an int8 weight
+  int64_t steps;               // whole vectors of a row
+  int rest;                    // elements behind them
   bool is_first, is_last;
   int columns;  // rows of weight that count
 };
@@ -144,11 +182,18 @@ RDK_KERNEL void add_products(typename Elements<T>::Vector x,
   for (int j = 0; j < kPanel; ++j) sums[j] = Elements<T>::dot(sums[j], x, weight[j]);
 }
 
-// Adds the chunk's products for kRows rows; with kFetch, meanwhile fetches rows [first, last) of
-// the next chunk.
-template <class T, bool kFetch, int kRows>
-RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<T>& chunk, int first, int last,
-                          PanelSums* sums) {
+// Which rows [first, last) of the next chunk a tile fetches at the same step as its own.
+struct Fetch {
+  int first, last;
+};
+
+// Adds the chunk's products for kRows rows, and meanwhile fetches. A single group uses its chunk,
+// which is a whole panel, once: it fetches the next panel, except for one row of x with a weight
+// that needs no unpacking. The machine's own prefetching keeps up best with that.
+template <class T, bool kSingleGroup, int kRows, class Ready, class Weight>
+RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<Ready, Weight>& chunk,
+                          Fetch fetch, PanelSums* sums) {
+  constexpr bool kFetchPanel = kSingleGroup && (kRows > 1 || std::is_same_v<Weight, int8_t>);
   using E = Elements<T>;
   typename E::Vector weight[kPanel];
   Floats tile[kRows][kPanel];
@@ -159,9 +204,12 @@ RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<T>& chunk, i
   }
   const int64_t end = chunk.steps * E::kStep;
   for (int64_t at = 0; at < end; at += E::kStep) {
-    if constexpr (kFetch) {
+    if constexpr (kFetchPanel) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kPanel; ++j) __builtin_prefetch(chunk.next[j] + at);
+    } else if constexpr (!kSingleGroup) {
 #pragma GCC unroll 1
-      for (int j = first; j < last; ++j) __builtin_prefetch(chunk.next[j] + at);
+      for (int j = fetch.first; j < fetch.last; ++j) __builtin_prefetch(chunk.next[j] + at);
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kPanel; ++j) weight[j] = E::read(chunk.weight[j] + at);
@@ -172,10 +220,10 @@ RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<T>& chunk, i
   }
   if (chunk.rest > 0) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kPanel; ++j) weight[j] = read_first(chunk.weight[j] + end, chunk.rest);
+    for (int j = 0; j < kPanel; ++j) weight[j] = read_first<T>(chunk.weight[j] + end, chunk.rest);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      add_products<T>(read_first(x + i * x_stride + end, chunk.rest), weight, tile[i]);
+      add_products<T>(read_first<T>(x + i * x_stride + end, chunk.rest), weight, tile[i]);
     }
   }
 #pragma GCC unroll 8
@@ -185,21 +233,26 @@ RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<T>& chunk, i
   }
 }
 
-// out[kRows][columns] from the sums by lane.
-template <class T, int kRows>
-RDK_KERNEL void write_tile(const PanelSums* sums, T* out, int64_t out_stride, int columns) {
+// out[kRows][columns] from the sums by lane, times the scale of each column.
+template <class T, int kRows, bool kScaled>
+RDK_KERNEL void write_tile(const PanelSums* sums, const float* scale, T* out, int64_t out_stride,
+                           int columns) {
   constexpr int kCount = kRows * kPanel, kRest = kCount % kLanes, kWhole = kCount - kRest;
   Floats list[kCount];
 #pragma GCC unroll 32
   for (int i = 0; i < kCount; ++i) list[i] = sums[i / kPanel][i % kPanel];
+  float scales[kWhole + kLanes];
+  if constexpr (kScaled) {
+    for (int i = 0; i < kWhole + kLanes; ++i) scales[i] = scale[i % kPanel];
+  }
   T results[kWhole + kLanes];
+  const auto write = [&](int i, Floats total) {
+    if constexpr (kScaled) total *= load<Floats>(scales + i);
+    Elements<T>::write(results + i, total);
+  };
 #pragma GCC unroll 8
-  for (int i = 0; i < kWhole; i += kLanes) {
-    Elements<T>::write(results + i, sum_lanes<kLanes>(list + i));
-  }
-  if constexpr (kRest > 0) {
-    Elements<T>::write(results + kWhole, sum_lanes<kRest>(list + kWhole));
-  }
+  for (int i = 0; i < kWhole; i += kLanes) write(i, sum_lanes<kLanes>(list + i));
+  if constexpr (kRest > 0) write(kWhole, sum_lanes<kRest>(list + kWhole));
   for (int i = 0; i < kRows; ++i) {
     T* const to = out + i * out_stride;
     if (columns == kPanel) {
@@ -212,35 +265,57 @@ RDK_KERNEL void write_tile(const PanelSums* sums, T* out, int64_t out_stride, in
 
 // The same for a tile of kTileRows rows or the fewer that are left; writes out after the last
 // chunk.
-template <class T, bool kFetch, int kRows = kTileRows>
-RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride, const Chunk<T>& chunk,
-                             int first, int last, PanelSums* sums, T* out, int64_t out_stride) {
+template <class T, bool kSingleGroup, int kRows = kTileRows, class Ready, class Weight>
+RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride,
+                             const Chunk<Ready, Weight>& chunk, Fetch fetch, PanelSums* sums,
+                             T* out, int64_t out_stride) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return compute_tile<T, kFetch, kRows - 1>(rows, x, x_stride, chunk, first, last, sums, out,
-                                                out_stride);
+      return compute_tile<T, kSingleGroup, kRows - 1>(rows, x, x_stride, chunk, fetch, sums, out,
+                                                      out_stride);
     }
   }
-  add_chunk<T, kFetch, kRows>(x, x_stride, chunk, first, last, sums);
-  if (chunk.is_last) write_tile<T, kRows>(sums, out, out_stride, chunk.columns);
+  add_chunk<T, kSingleGroup, kRows>(x, x_stride, chunk, fetch, sums);
+  if (chunk.is_last) {
+    constexpr bool kScaled = std::is_same_v<Weight, int8_t>;
+    write_tile<T, kRows, kScaled>(sums, chunk.scale, out, out_stride, chunk.columns);
+  }
 }
 
 // ---- Panels ------------------------------------------------------------------------------------
 
+// An int8 weight's chunks as the products take them, while several groups of rows use them.
+template <class T>
+struct Unpacked {
+  static constexpr int kElements = kChunkSteps * Elements<T>::kStep;
+  alignas(64) typename Elements<T>::Unpacked rows[kPanel][kElements + Elements<T>::kStep];
+
+  RDK_KERNEL const typename Elements<T>::Unpacked* fill(int row, const int8_t* from, int64_t steps,
+                                                        int rest) {
+    constexpr int kStep = Elements<T>::kStep;
+    for (int64_t i = 0; i < steps; ++i) {
+      store(rows[row] + i * kStep, Elements<T>::read(from + i * kStep));
+    }
+    if (rest > 0) store(rows[row] + steps * kStep, read_first<T>(from + steps * kStep, rest));
+    return rows[row];
+  }
+};
+
 // All `rows` <= kBlockRows rows from `first_row` on, for the panel at `output`. The last panel may
 // have fewer columns: it repeats the last row of weight instead.
-template <class T, bool kSingleGroup>
+template <class T, class Weight, bool kSingleGroup>
 RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int rows, int64_t output,
                               int64_t last, PanelSums* sums) {
   using E = Elements<T>;
   const int64_t vectors = p.depth / E::kStep;
   const int groups = (rows + kTileRows - 1) / kTileRows;
   const auto row_of = [&](int64_t j) {
-    return static_cast<const T*>(p.weight) + (j < last ? j : last - 1) * p.weight_stride;
+    return static_cast<const Weight*>(p.weight) + (j < last ? j : last - 1) * p.weight_stride;
   };
-  // A single group uses the weight once: the machine's own prefetching keeps up best with that.
+  constexpr bool kScaled = std::is_same_v<Weight, int8_t>, kUnpack = kScaled && !kSingleGroup;
+  std::conditional_t<kUnpack, Unpacked<T>, char> unpacked;
   const int64_t chunk_steps = kSingleGroup ? vectors : kChunkSteps;
-  Chunk<T> chunk;
+  Chunk<std::conditional_t<kUnpack, typename E::Unpacked, Weight>, Weight> chunk;
   chunk.columns = last - output < kPanel ? static_cast<int>(last - output) : kPanel;
   int64_t at = 0;  // vectors before the chunk
   do {
@@ -249,9 +324,14 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
     chunk.steps = chunk.is_last ? vectors - at : chunk_steps;
     chunk.rest = chunk.is_last ? static_cast<int>(p.depth % E::kStep) : 0;
     for (int j = 0; j < kPanel; ++j) {
-      chunk.weight[j] = row_of(output + j) + at * E::kStep;
-      chunk.next[j] =
-          chunk.is_last ? row_of(output + kPanel + j) : chunk.weight[j] + chunk_steps * E::kStep;
+      const Weight* const weight = row_of(output + j) + at * E::kStep;
+      if constexpr (kUnpack) {
+        chunk.weight[j] = unpacked.fill(j, weight, chunk.steps, chunk.rest);
+      } else {
+        chunk.weight[j] = weight;
+      }
+      chunk.next[j] = chunk.is_last ? row_of(output + kPanel + j) : weight + chunk_steps * E::kStep;
+      if (kScaled) chunk.scale[j] = p.scale[output + j < last ? output + j : last - 1];
     }
     for (int group = 0; group < groups; ++group) {
       const int row = group * kTileRows;
@@ -259,38 +339,38 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
           static_cast<const T*>(p.x) + (first_row + row) * p.x_stride + at * E::kStep;
       T* const out = static_cast<T*>(p.out) + (first_row + row) * p.out_stride + output;
       // Fetching is spread over the groups: memory and arithmetic are to be busy all the time.
-      const int fetched = kPanel * group / groups, fetch = kPanel * (group + 1) / groups;
-      compute_tile<T, !kSingleGroup>(rows - row, x, p.x_stride, chunk, fetched, fetch, sums + row,
-                                     out, p.out_stride);
+      const Fetch fetch{kPanel * group / groups, kPanel * (group + 1) / groups};
+      compute_tile<T, kSingleGroup>(rows - row, x, p.x_stride, chunk, fetch, sums + row, out,
+                                    p.out_stride);
     }
     at += chunk.steps;
   } while (!chunk.is_last);
 }
 
 // Columns [first, last) of the output.
-template <class T>
+template <class T, class Weight>
 void linear(const RowLinearParams& p, int64_t first, int64_t last) {
   PanelSums sums[kBlockRows];
   for (int64_t row = 0; row < p.rows; row += kBlockRows) {
     const int rows = p.rows - row < kBlockRows ? static_cast<int>(p.rows - row) : kBlockRows;
     for (int64_t output = first; output < last; output += kPanel) {
       if (rows <= kTileRows) {
-        compute_panel<T, true>(p, row, rows, output, last, sums);
+        compute_panel<T, Weight, true>(p, row, rows, output, last, sums);
       } else {
-        compute_panel<T, false>(p, row, rows, output, last, sums);
+        compute_panel<T, Weight, false>(p, row, rows, output, last, sums);
       }
     }
   }
 }
 
-inline LinearFunction choose(int dtype) {
+inline LinearFunction choose(int dtype, bool quantized) {
   switch (dtype) {
     case kRdkFloat32:
-      return linear<float>;
+      return quantized ? linear<float, int8_t> : linear<float, float>;
     case kRdkBFloat16:
-      return linear<bf16>;
+      return quantized ? linear<bf16, int8_t> : linear<bf16, bf16>;
     case kRdkFloat16:
-      return linear<half>;
+      return quantized ? linear<half, int8_t> : linear<half, half>;
     default:
       return nullptr;
   }

@@ -69,8 +69,14 @@ def swiglu(x: torch.Tensor) -> torch.Tensor:
     return (torch.nn.functional.silu(gate) * up).to(x.dtype)
 
 
-def row_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(x, weight)
+def row_linear(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    if scale is None:
+        return torch.nn.functional.linear(x, weight)
+    wide = _wide(x)
+    weight = weight.to(wide.dtype) * scale.to(wide.dtype)[:, None]
+    return torch.nn.functional.linear(wide, weight).to(x.dtype)
 
 
 def rotate(x: torch.Tensor, cos_sin: torch.Tensor, interleaved: bool) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from rdkernels import ops
 from rdkernels.cache import LayerCache
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 
 # Rows up to which the native kernel of row_linear beats torch's GEMM: see few_rows().
 FEW_ROWS = 256
@@ -21,7 +22,7 @@ FEW_ROWS_BF16 = 64
 FEW_ROWS_BF16_WIDE = 32
 WIDE = 2048  # channels
 
-Linear = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Linear = Callable[[torch.Tensor, LinearWeight], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Block:
     norm_2: torch.Tensor  # [D]
     norm_3: torch.Tensor  # [D]
     norm_4: torch.Tensor  # [D]
-    wqkv: torch.Tensor  # [(H + 2 HK) d, D]: q | k | v
+    wqkv: LinearWeight  # [(H + 2 HK) d, D]: q | k | v
     qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
-    attn_proj: torch.Tensor  # [D, H d]
-    mlp_fc: torch.Tensor  # [2F, D]: gate | up
-    mlp_proj: torch.Tensor  # [D, F]
+    attn_proj: LinearWeight  # [D, H d]
+    mlp_fc: LinearWeight  # [2F, D]: gate | up
+    mlp_proj: LinearWeight  # [D, F]
 
 
 class Rows(NamedTuple):
@@ -72,7 +73,7 @@ class Rows(NamedTuple):
 def few_rows(width: int, dtype: torch.dtype) -> int:
     """Rows up to which blocks of ``width`` channels go through the native CPU kernels.
 
-    Measured with one thread of a Zen 4 core (AVX-512 with bf16 dot products) at widths 128 to 5280,
+    Measured with one thread of an AMD EPYC (AVX-512 with bf16 dot products) at widths 128 to 5280,
     whole blocks against the same with torch 2.13's GEMMs. fp32: 1.5 to 4 times as fast at every
     number of rows up to 256, which is as far as it was tried; fp16: 5 times. bf16: even at 64 to
     128 rows up to 2048 channels, and at about 40 of 5280, whose weights fit no cache.
@@ -131,11 +132,16 @@ class BlockStack:
 
 
 def flat_weights(blocks: tuple[Block, ...]) -> list[torch.Tensor]:
-    """All blocks as one list in the order of ``ops.BLOCK_TENSORS``."""
+    """All blocks as one list in the order of ``ops.BLOCK_TENSORS``; what is not there is empty."""
 
-    def tensors(block: Block) -> list[torch.Tensor]:
-        none = block.norm_1.new_empty(0)
-        found = (getattr(block, name, None) for name in ops.BLOCK_TENSORS)
-        return [none if tensor is None else tensor for tensor in found]
+    def tensor(block: Block, name: str) -> torch.Tensor | None:
+        weight = getattr(block, name.removesuffix("_scale"))
+        if isinstance(weight, QuantizedWeight):
+            return weight.scale if name.endswith("_scale") else weight.values
+        return None if name.endswith("_scale") else weight
 
-    return [tensor for block in blocks for tensor in tensors(block)]
+    found = []
+    for block in blocks:
+        tensors = (tensor(block, name) for name in ops.BLOCK_TENSORS)
+        found += [block.norm_1.new_empty(0) if t is None else t for t in tensors]
+    return found

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import DEMO_MODELS
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel, Weights
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.ops._registry import BACKENDS
@@ -43,6 +44,7 @@ _BLOCK_NAMES = {
     "mlp_fc": "mlp.fc.weight",
     "mlp_proj": "mlp.proj.weight",
 }
+_LINEAR = {"wqkv", "attn_proj", "mlp_fc", "mlp_proj"}
 _RECOMPUTED = {"freqs_cis"}
 
 
@@ -77,6 +79,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str | None = None,
     *,
+    weights: str | None = None,
     backend: str | None = None,
 ) -> RecurrentDepthModel:
     """Load a model folder, or a shipped demo model by name (``"demo"``, ``"demo-automaton"``).
@@ -84,16 +87,21 @@ def load_model(
     Files are memory-mapped and tensors converted one by one, so a second copy of the model never
     exists; where neither dtype nor device changes, the weights stay mapped.
 
+    With ``weights="int8"`` the linear layers become int8 with a scale for each output, halving what
+    a pass over bf16 weights reads; activations, norms, biases and the embedding stay as they are.
+    A head tied to the embedding becomes an int8 copy of it. On the CPU only.
+
     Args:
         path: folder with ``config.json``, ``*.safetensors`` (with an index where sharded) and
             optionally ``tokenizer.json``; or a demo name.
         device: where the weights go.
         dtype: of the weights; default what the checkpoint holds.
+        weights: ``"int8"``, or None: linear layers as the others.
         backend: force a provider for every op of this model.
 
     Raises:
         CheckpointError: names the file, key or tensor that is missing, extra, misshapen or NaN.
-        ArgumentError: unknown dtype or backend, or no such device.
+        ArgumentError: unknown dtype, weights or backend, no such device, or int8 not on the CPU.
     """
     folder = DEMO_MODELS[path] if isinstance(path, str) and path in DEMO_MODELS else Path(path)
     if not folder.is_dir():
@@ -108,9 +116,10 @@ def load_model(
         expected = f"one of {', '.join(BACKENDS)}"
         raise ArgumentError("load_model", "backend", expected, repr(backend))
     device = _usable_device(device)
+    _check_weights(weights, device)
     with ExitStack() as stack:
         source = _Source(folder, config, stack)
-        weights = _read_weights(source, config, device, dtype)
+        loaded = _read_weights(source, config, device, dtype, quantize=weights is not None)
     tokenizer_file = folder / "tokenizer.json"
     tokenizer = Tokenizer(tokenizer_file) if tokenizer_file.is_file() else None
     if tokenizer is not None and tokenizer.vocabulary > config.vocabulary:
@@ -118,7 +127,14 @@ def load_model(
             f"{tokenizer_file}: {tokenizer.vocabulary} tokens, but the model's vocabulary has only "
             f"{config.vocabulary}"
         )
-    return RecurrentDepthModel(config, weights, tokenizer, backend)
+    return RecurrentDepthModel(config, loaded, tokenizer, backend)
+
+
+def _check_weights(weights: str | None, device: torch.device) -> None:
+    if weights not in (None, "int8"):
+        raise ArgumentError("load_model", "weights", "None or 'int8'", repr(weights))
+    if weights is not None and device.type != "cpu":
+        raise ArgumentError("load_model", "weights", f"None on {device} (int8: CPU only)", weights)
 
 
 def _usable_device(device: torch.device | str) -> torch.device:
@@ -210,18 +226,33 @@ def _some(names: set[str], most: int = 5) -> str:
 
 
 def _read_weights(
-    source: _Source, config: ModelConfig, device: torch.device, dtype: torch.dtype | None
+    source: _Source,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    quantize: bool,
 ) -> Weights:
+    dtypes: set[torch.dtype] = set()
+
     def read(name: str) -> torch.Tensor:
-        return source.read(name, device, dtype)
+        tensor = source.read(name, device, dtype)
+        dtypes.add(tensor.dtype)
+        return tensor
+
+    def read_linear(name: str) -> LinearWeight:
+        tensor = read(name)
+        return QuantizedWeight.from_weight(tensor) if quantize else tensor
 
     def blocks(part: str) -> tuple[Block, ...]:
         prefix, count = _PARTS[part], getattr(config, f"{part}_layers")
-        return tuple(_read_block(read, f"transformer.{prefix}.{i}.", config) for i in range(count))
+        readers = {name: read_linear if name in _LINEAR else read for name in _BLOCK_NAMES}
+        return tuple(
+            _read_block(readers, f"transformer.{prefix}.{i}.", config) for i in range(count)
+        )
 
     embedding = read(_EMBEDDING if _EMBEDDING in source else _HEAD)
     if config.tie_embeddings:
-        head = embedding
+        head = QuantizedWeight.from_weight(embedding) if quantize else embedding
         if _EMBEDDING in source and _HEAD in source:  # the fp32 release stores it twice
             second = read(_HEAD)
             if not torch.equal(second, embedding):
@@ -229,32 +260,31 @@ def _read_weights(
                     f"{source.folder}: tie_embeddings is true, but {_HEAD} and {_EMBEDDING} differ"
                 )
     else:
-        head = read(_HEAD)
+        head = read_linear(_HEAD)
     weights = Weights(
         embedding=embedding,
         prelude=blocks("prelude"),
-        adapter=read("transformer.adapter.weight"),
+        adapter=read_linear("transformer.adapter.weight"),
         core=blocks("core"),
         coda=blocks("coda"),
         final_norm=read("transformer.ln_f.weight"),
         head=head,
     )
-    dtypes = {tensor.dtype for tensor in weights.tensors()}
     if len(dtypes) > 1:
         found = ", ".join(sorted(map(str, dtypes)))
         raise CheckpointError(f"{source.folder}: mixed dtypes ({found}); pass dtype=")
     return weights
 
 
-def _read_block(read: Any, prefix: str, config: ModelConfig) -> Block:
+def _read_block(readers: dict[str, Any], prefix: str, config: ModelConfig) -> Block:
     values = {}
     for field, name in _BLOCK_NAMES.items():
         if field == "qk_bias":
             values[field] = None
             if config.qk_bias:  # [2, 1, H, d] -> [2H, d]
-                values[field] = read(prefix + name).reshape(-1, config.head_dim)
+                values[field] = readers[field](prefix + name).reshape(-1, config.head_dim)
         else:
-            values[field] = read(prefix + name)
+            values[field] = readers[field](prefix + name)
     return Block(**values)
 
 
@@ -283,8 +313,12 @@ def save_model(
     """Write ``config.json``, safetensors (sharded above ``max_shard_bytes``) and the tokenizer.
 
     Raises:
-        ArgumentError: the folder holds a model already (nothing is overwritten).
+        ArgumentError: the folder holds a model already (nothing is overwritten), or the model was
+            loaded as int8.
     """
+    if model.weights.quantized:
+        expected = "a model with weights=None (int8 is made while loading and not stored)"
+        raise ArgumentError("save_model", "model", expected, "weights='int8'")
     folder = Path(path)
     index = "model.safetensors.index.json"  # a stale one would win on loading
     if any((folder / name).exists() for name in ("config.json", "model.safetensors", index)):

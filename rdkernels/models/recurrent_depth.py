@@ -6,7 +6,9 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch.nn.functional import linear as torch_linear
@@ -16,31 +18,43 @@ from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
 from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
 from rdkernels.models.config import ModelConfig
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_linear
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All weights of a model, in one dtype on one device."""
+    """All weights of a model on one device, in one dtype or, all linear layers, int8."""
 
     embedding: torch.Tensor  # [V, D]
     prelude: tuple[Block, ...]
-    adapter: torch.Tensor  # [D, 2D]: state | embed
+    adapter: LinearWeight  # [D, 2D]: state | embed
     core: tuple[Block, ...]
     coda: tuple[Block, ...]
     final_norm: torch.Tensor  # [D]: before the coda and before the head
-    head: torch.Tensor  # [V, D]; the embedding itself where tied
+    head: LinearWeight  # [V, D]; where tied the embedding itself, or its int8 copy
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the linear layers are int8."""
+        return isinstance(self.adapter, QuantizedWeight)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every distinct tensor once."""
-        found: dict[int, torch.Tensor] = {}
-        for part in (self, *self.prelude, *self.core, *self.coda):
-            for field in fields(part):
-                value = getattr(part, field.name)
-                if isinstance(value, torch.Tensor):
-                    found[id(value)] = value
-        return list(found.values())
+        """Every distinct tensor once; of int8 weights the values and the scale."""
+        return list({id(tensor): tensor for tensor in _tensors_of(self)}.values())
+
+
+def _tensors_of(value: object) -> Iterator[torch.Tensor]:
+    """The tensors in a weight, a block or a tuple of them."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _tensors_of(part)
+    elif isinstance(value, Weights | Block | QuantizedWeight):
+        for field in fields(value):
+            yield from _tensors_of(getattr(value, field.name))
 
 
 class RecurrentDepthModel:
@@ -82,8 +96,7 @@ class RecurrentDepthModel:
         """Bytes of all weights, or of one ``iterate`` pass with ``part='core'``."""
         tensors = self.weights.tensors()
         if part == "core":
-            blocks = (getattr(b, f.name) for b in self.weights.core for f in fields(b))
-            tensors = [t for t in (self.weights.adapter, *blocks) if t is not None]
+            tensors = list(_tensors_of((self.weights.adapter, self.weights.core)))
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(
@@ -123,7 +136,7 @@ class RecurrentDepthModel:
 
         ``out``: where to put them, for instance the right half of an adapter input.
         """
-        hidden = self.weights.embedding[tokens] * self.config.embed_scale
+        hidden = torch.embedding(self.weights.embedding, tokens) * self.config.embed_scale
         return self._blocks(self._prelude, hidden, cache.prelude, rows, out=out)
 
     def iterate(
@@ -143,7 +156,7 @@ class RecurrentDepthModel:
         """
         stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        if native := self._native("core_iterations", adapter_input, rows):
+        if native := self._whole("core_iterations", adapter_input, rows):
             arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
             native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
             return state
@@ -190,8 +203,14 @@ class RecurrentDepthModel:
         bound = ops.bind(x, self.backend)
         return bound if bound.chosen(name) == "native" else None
 
+    def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
+        """As :meth:`_native`, for the ops that take whole blocks."""
+        return None if self.weights.quantized else self._native(name, x, rows)
+
     def _linear(self, x: torch.Tensor) -> Linear:
         """What applies linear layers to rows ``x``."""
+        if self.weights.quantized:
+            return partial(quantized_linear, ops.bind(x, self.backend).row_linear)
         native = self._native("row_linear", x)
         return torch_linear if native is None else native.row_linear
 
@@ -205,7 +224,7 @@ class RecurrentDepthModel:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows through the prelude or the coda."""
-        if native := self._native("transformer_blocks", hidden, rows):
+        if native := self._whole("transformer_blocks", hidden, rows):
             arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
             if out is None:
                 return native.transformer_blocks(*arguments, last_norm)

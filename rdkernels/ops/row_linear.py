@@ -5,25 +5,34 @@ from __future__ import annotations
 import torch
 
 from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect_tensor
+from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
 
 
-def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
+def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
     expect_tensor("row_linear", "x", x, (None, None), FLOATS)
-    expect_tensor("row_linear", "weight", weight, (None, x.size(1)), x.dtype, like=x)
+    quantized = weight.dtype == torch.int8
+    dtype = torch.int8 if quantized else x.dtype
+    expect_tensor("row_linear", "weight", weight, (None, x.size(1)), dtype, like=x)
+    if quantized and scale is not None:
+        expect_tensor("row_linear", "scale", scale, (weight.size(0),), torch.float32, like=x)
+        return
+    wanted = "a scale for an int8 weight" if quantized else "None for a weight that is not int8"
+    expect(quantized == (scale is not None), "row_linear", "scale", wanted, describe(scale))
 
 
-def _eager(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    _check(x, weight)
-    return eager.row_linear(x, weight)
+def _eager(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None
+) -> torch.Tensor:
+    _check(x, weight, scale)
+    return eager.row_linear(x, weight, scale)
 
 
-def _fake(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _fake(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
     return x.new_empty(x.size(0), weight.size(0))
 
 
 OP = define(
-    "row_linear(Tensor x, Tensor weight) -> Tensor",
+    "row_linear(Tensor x, Tensor weight, Tensor? scale=None) -> Tensor",
     eager=_eager,
     fake=_fake,
     out="Tensor(a!) out",
@@ -31,9 +40,16 @@ OP = define(
 
 
 def row_linear(
-    x: torch.Tensor, weight: torch.Tensor, *, backend: str | None = None
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    *,
+    backend: str | None = None,
 ) -> torch.Tensor:
-    """``x @ weight.T``, sums in fp32, rounded once.
+    """``x @ weight.T``, or ``x @ (weight * scale[:, None]).T``; sums in fp32, rounded once.
+
+    An int8 weight halves what is read of a bf16 one; it is widened in registers, and its scale
+    multiplies the finished sums.
 
     The native kernel, which only the CPU has, reads the weight once for up to 64 rows, as it lies
     in memory (a mapped file will do), and sums every element in the same order whatever the number
@@ -42,14 +58,16 @@ def row_linear(
 
     Args:
         x: ``[N, K]`` (fp32, bf16, fp16; fp64: eager only).
-        weight: ``[M, K]``, dtype and device of ``x``.
+        weight: ``[M, K]``, dtype and device of ``x``; or int8.
+        scale: ``[M]`` fp32, for an int8 weight: what its rows are multiplied by.
         backend: force ``native``, ``triton`` or ``eager``.
 
     Returns:
         ``[N, M]``, dtype of ``x``. Zero rows give an empty result; ``K = 0`` gives zeros.
 
     Raises:
-        ArgumentError: shapes, dtypes or devices do not fit.
+        ArgumentError: shapes, dtypes or devices do not fit, or an int8 weight lacks its scale or
+            another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
-    return OP.provider(x, backend, (x, weight))(x, weight)
+    return OP.provider(x, backend, (x, weight, scale))(x, weight, scale)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rdkernels.errors import ArgumentError
+
 Memory = dict[str, torch.Tensor]
 
 
@@ -92,7 +94,7 @@ class LatentAcceleration(ExitCriterion):
         step = state - check.previous_state.float()
         turn = step - check.remembered("step", step, torch.inf)
         measured = turn.norm(dim=-1) / state.norm(dim=-1)
-        return measured.nan_to_num(nan=torch.inf), {"step": step}
+        return measured.nan_to_num(nan=torch.inf, posinf=torch.inf), {"step": step}
 
 
 class EntropyDiff(ExitCriterion):
@@ -121,7 +123,8 @@ class KLDivergence(ExitCriterion):
         now = self.log_probs(check.logits).clamp(min=-1e30)
         uniform = -torch.log(torch.tensor(float(now.size(1)), dtype=now.dtype))
         before = check.remembered("log_probs", now, uniform.to(now.device))
-        return (before.exp() * (before - now)).sum(dim=-1), {"log_probs": now}
+        divergence = (before.exp() * (before - now)).sum(dim=-1)
+        return divergence.clamp(min=0.0), {"log_probs": now}
 
 
 class MinPKL(KLDivergence):
@@ -157,16 +160,23 @@ class UserCriterion(ExitCriterion):
     """A function from an :class:`ExitCheck` to ``[N]`` bool: which rows may exit."""
 
     needs_logits = True
-    default_threshold = 0.5
 
     def __init__(self, function: Callable[[ExitCheck], torch.Tensor]) -> None:
         self.function = function
 
     def measure(self, check: ExitCheck) -> tuple[torch.Tensor, Memory]:
-        return self.function(check).float(), {}
+        verdict = self.function(check)
+        expected = f"a bool tensor of shape {list(check.depth.shape)}"
+        if not isinstance(verdict, torch.Tensor):
+            raise ArgumentError("criterion", "result", expected, repr(verdict))
+        if verdict.shape != check.depth.shape or verdict.dtype != torch.bool:
+            got = f"{verdict.dtype} {list(verdict.shape)}"
+            raise ArgumentError("criterion", "result", expected, got)
+        return verdict.float(), {}
 
     def converged(self, measured: torch.Tensor, threshold: float) -> torch.Tensor:
-        return measured >= threshold
+        """The function's verdict; there is nothing that a threshold would apply to."""
+        return measured > 0.0
 
 
 CRITERIA: dict[str, type[ExitCriterion]] = {

@@ -110,6 +110,7 @@ class WavefrontLoop:
         static = buckets is not None and policy.is_static
         self.static_steps = StaticSteps(self.program, buckets) if static else None
         self.outer_steps = self.core_iterations = self.rows_computed = 0
+        self._phase = 0  # of the coming outer step
         self._has_fresh_rows = True
         self._last_rows = 0  # rows of the last outer step, which the coming one may continue
 
@@ -122,8 +123,13 @@ class WavefrontLoop:
     def running(self) -> bool:
         return any(place.rows for place in self.places)
 
+    @property
+    def between_rounds(self) -> bool:
+        """Whether the policy's phases begin anew: a sequence that joins then has all of them."""
+        return self._phase == 0 or not self.running
+
     def admit(self, prompts: dict[int, Prompt]) -> None:
-        """Start a sequence at each of the given places, which must be free.
+        """Start a sequence at each of the given places, which must be free, between rounds.
 
         Computes the prompts, all together, and commits their first new token; or, without
         ``full_prefill``, puts their positions in flight.
@@ -141,6 +147,8 @@ class WavefrontLoop:
                 self.cache.truncate(b)
             raise
         prompts = dict(sorted(prompts.items()))
+        if not self.running:  # nothing is left of a round, nor rows that one would continue
+            self._phase = self._last_rows = 0
         waiting, parts = self._copy_layout(), self._parts()
         self._write_prompts(prompts)
         if self.policy.full_prefill:
@@ -151,7 +159,8 @@ class WavefrontLoop:
 
     def step(self, record: bool = False) -> OuterStep | None:
         """One outer step over all rows in flight; returns what it did if ``record``."""
-        phase = self.policy.phases[self.outer_steps % len(self.policy.phases)]
+        phase = self.policy.phases[self._phase]
+        self._phase = (self._phase + 1) % len(self.policy.phases)
         runner = self.static_steps or self.program
         num_rows = runner.rows(self.num_rows)
         self.buffers.reserve(num_rows)
@@ -331,8 +340,10 @@ class WavefrontLoop:
             given = max(place.known - 1 - place.start, 0)  # rows that predict the prompt itself
             place.generated += sampled[first + min(given, counts[b]) : first + counts[b]]
             place.start += counts[b]
-            # Neither as many as went on nor fewer, after a restart: some are new.
-            self._has_fresh_rows |= place.rows not in (0, had - counts[b])
+            # Rows that committed may have corrected a draft: as many rows, but new ones.
+            may_restart = self.policy.restart and counts[b] > 0
+            new = place.rows != had - counts[b] or may_restart
+            self._has_fresh_rows |= place.rows > 0 and new
             first += had
         return counts
 

@@ -39,8 +39,8 @@ class Sampler(ABC):
     slots: int = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
-        self._expect_counts("num_steps", "slots")
-        self._expect("slots", self.slots <= self.num_steps, f"1 to {self.num_steps}")
+        self._expect_counts("num_steps")
+        self._expect_slots()
         self._expect_number("initial_state_scale", 0.0, math.inf, "a finite value >= 0")
 
     def _expect(self, name: str, condition: bool, expected: str) -> None:
@@ -56,6 +56,10 @@ class Sampler(ABC):
         value = getattr(self, name)
         self._expect(name, is_number(value) and low <= value < end, expected)
 
+    def _expect_slots(self) -> None:
+        self._expect_counts("slots")
+        self._expect("slots", self.slots <= self.num_steps, f"1 to {self.num_steps}")
+
     def _expect_threshold(self, name: str) -> None:
         value = getattr(self, name)
         self._expect(name, value is None or (is_number(value) and value >= 0.0), "a value >= 0")
@@ -67,11 +71,11 @@ class Sampler(ABC):
 
     def _policy(self, **options: object) -> WavefrontPolicy:
         """A policy with what every sampler has; the criterion only reports unless one is given."""
-        defaults = {"criterion": exit_criterion("latent-diff"), "exit_threshold": 0.0}
+        latent_diff = exit_criterion("latent-diff")
+        defaults = {"criterion": latent_diff, "exit_threshold": 0.0, "slots": self.slots}
         return WavefrontPolicy(
             num_steps=self.num_steps,
             initial_state_scale=self.initial_state_scale,
-            slots=self.slots,
             **(defaults | options),
         )
 
@@ -98,7 +102,8 @@ class DiffusionForcing(Sampler):
         criterion: what convergence is measured by; see :data:`rdkernels.samplers.CRITERIA`.
         noise_schedule: how noise falls with depth; see :class:`rdkernels.samplers.NoiseSchedule`.
         inner_exit_threshold: hold a row for the rest of an outer step once a single iteration has
-            moved it by less than this (relative norm); None iterates all rows alike.
+            moved it by less than this (relative norm); None iterates all rows alike. Needs shared
+            K/V (one slot): a row that is held writes none for the iterations it leaves out.
         full_prefill: False does without the prompt's ``num_steps`` iterations: its positions are
             refined in the wavefront, beside the first tokens.
         continuous_compute: a fresh row starts from the state of the row before it.
@@ -133,6 +138,8 @@ class DiffusionForcing(Sampler):
         self._expect_criterion()
         schedule = self.noise_schedule in NOISE_SCHEDULES
         self._expect("noise_schedule", schedule, f"one of {', '.join(NOISE_SCHEDULES)}")
+        shared = self.inner_exit_threshold is None or self.slots == 1
+        self._expect("inner_exit_threshold", shared, "None where slots > 1")
         alone = self.full_prefill or not self.continuous_compute
         self._expect("full_prefill", alone, "True beside continuous_compute")
 
@@ -277,11 +284,13 @@ class LosslessWavefront(Sampler):
     slots: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.slots is None:
-            object.__setattr__(self, "slots", self.num_steps)
         super().__post_init__()
         self._expect_counts("draft_depth")
         self._expect("draft_depth", self.draft_depth <= self.num_steps, f"1 to {self.num_steps}")
+
+    def _expect_slots(self) -> None:
+        if self.slots is not None:
+            super()._expect_slots()
 
     def wavefront_policy(self) -> WavefrontPolicy:
         return self._policy(
@@ -290,4 +299,5 @@ class LosslessWavefront(Sampler):
             depth_limit=self.num_steps,
             max_wavefront=-(-self.num_steps // self.draft_depth),
             restart=True,
+            slots=self.num_steps if self.slots is None else self.slots,
         )

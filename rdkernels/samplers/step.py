@@ -226,11 +226,10 @@ class OuterStepProgram:
         self.sampler.draw(logits, rows.key, out=rows.sampled)
         if s.log_probs is not None:
             chosen = logits.gather(1, rows.sampled[:, None])[:, 0] - logits.logsumexp(dim=1)
-            position = (wavefront.row_position + 1).clamp_(max=s.tokens.size(1) - 1)
-            real = torch.arange(len(position), device=position.device) < wavefront.cu_rows[-1]
-            sequence = wavefront.row_sequence
-            chosen = torch.where(real, chosen, s.log_probs[sequence, position])
-            s.log_probs[sequence, position] = chosen
+            real = torch.arange(len(chosen), device=chosen.device) < wavefront.cu_rows[-1]
+            # Padding rows write to position 0, which nothing predicts.
+            position = torch.where(real, wavefront.row_position + 1, 0)
+            s.log_probs[wavefront.row_sequence, position] = chosen
 
     def _settle(self, rows: RowTensors, wavefront: Wavefront, phase: Phase) -> None:
         """Which rows may commit: measured, and judged by the freeze rule."""

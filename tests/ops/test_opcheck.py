@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +27,19 @@ def test_every_op_has_samples():
     assert set(SAMPLES) == set(OPS), "an op without samples in tests/support/op_samples.py"
 
 
+def mapped(function: Callable[[torch.Tensor], torch.Tensor], case: tuple) -> tuple:
+    """``case`` with ``function`` applied to every tensor, in lists too."""
+
+    def apply(a: Any) -> Any:
+        if isinstance(a, list):
+            return [apply(element) for element in a]
+        return function(a) if isinstance(a, torch.Tensor) else a
+
+    return tuple(apply(a) for a in case)
+
+
 def on(device: str, case: tuple) -> tuple:
-    return tuple(a.to(device) if isinstance(a, torch.Tensor) else a for a in case)
+    return mapped(lambda tensor: tensor.to(device), case)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -77,7 +90,7 @@ def symbolic(case: tuple, mode: FakeTensorMode) -> tuple:
         context = StatelessSymbolicContext(dynamic_sizes=dims)
         return mode.from_tensor(tensor, symbolic_context=context)
 
-    return tuple(fake(a) if isinstance(a, torch.Tensor) else a for a in case)
+    return mapped(fake, case)
 
 
 def shape_at(shape: torch.Size, rows: int) -> list[int]:
@@ -96,15 +109,16 @@ def shape_at(shape: torch.Size, rows: int) -> list[int]:
 def test_fake_of_an_unknown_number_of_rows(op, dtype, seed):
     """Its shapes are formulas of that number, right for any; its dtypes are those of the op."""
     here, there = (SAMPLES[op](rows, dtype) for rows in (ROWS, OTHER_ROWS))
-    names = [a.name for a in OPS[op].out._schema.arguments if a.kwarg_only]
     for case, other in zip(here, there, strict=True):
         environment = ShapeEnv()
         mode = FakeTensorMode(shape_env=environment)
         inputs = symbolic(case, mode)
         with mode:
             fakes = as_tuple(OPS[op].default(*inputs))
-            outs = {name: torch.empty_like(f) for name, f in zip(names, fakes, strict=True)}
-            assert OPS[op].out(*inputs, **outs) is None
+            if OPS[op].out is not None:
+                named = zip(OPS[op].out_names, fakes, strict=True)
+                outs = {name: torch.empty_like(fake) for name, fake in named}
+                assert OPS[op].out(*inputs, **outs) is None
         real = as_tuple(OPS[op].default(*clone_all(case)))
         more = as_tuple(OPS[op].default(*clone_all(other)))
         assert not environment.replacements, "the number of rows was pinned"

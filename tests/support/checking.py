@@ -121,6 +121,8 @@ def tensors_in(args: tuple[Any, ...]) -> list[torch.Tensor]:
 
 
 def as_tuple(result: Any) -> tuple[torch.Tensor, ...]:
+    if result is None:
+        return ()
     return result if isinstance(result, tuple) else (result,)
 
 

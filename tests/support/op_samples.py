@@ -54,7 +54,8 @@ def _swiglu(rows: int, dtype: torch.dtype) -> list[Arguments]:
 def _row_linear(rows: int, dtype: torch.dtype) -> list[Arguments]:
     # Powers of two: sums in any order are exact, so that the kernel and torch's GEMM agree.
     x, weight = torch.randint(0, 3, (rows, 40)), torch.randint(0, 3, (7, 40))
-    return [((2.0**x).to(dtype), (2.0**weight).to(dtype))]
+    x, scale = (2.0**x).to(dtype), torch.ones(7)
+    return [(x, weight.to(torch.int8), scale), (x, (2.0**weight).to(dtype), None)]
 
 
 def _recurrent_attention(rows: int, dtype: torch.dtype) -> list[Arguments]:

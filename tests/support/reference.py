@@ -1,4 +1,4 @@
-"""Slow, plain second implementations: a dense model, and the diffusion forcing loop for one prompt.
+"""Slow, plain second implementations: a dense model, and the sampling loop for one prompt.
 
 They share no code with ``rdkernels.samplers`` and ``RecurrentDepthModel`` beyond the weights, the
 keyed random draws and the choice of one token from logits: everything is recomputed from whole
@@ -17,7 +17,8 @@ from rdkernels import ops
 from rdkernels.backends import philox
 from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel
 from rdkernels.samplers import FixedDepth, LastConverged, Sampling, TokenStable
-from rdkernels.samplers.schedule import WavefrontPolicy
+from rdkernels.samplers.schedule import Phase, WavefrontPolicy
+from tests.support.reference_criteria import measure
 
 
 def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -100,19 +101,32 @@ class Row:
     embed: torch.Tensor | None = None
     sampled: int | None = None
     same_token: int = 0
+    delta: float = math.inf
+    converged: bool = False
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)  # by the exit criterion
+
+
+@dataclass
+class ReferenceStep:
+    """An outer step: position, input token, depth afterwards and delta of every row."""
+
+    positions: list[int]
+    tokens: list[int]
+    depths: list[int]
+    deltas: list[float]
 
 
 @dataclass
 class ReferenceRun:
-    """Generated tokens with their depths, and per outer step (positions, tokens, deltas)."""
+    """Generated tokens with their depths, and the outer steps that led to them."""
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
-    steps: list[tuple[list[int], list[int], list[float]]] = field(default_factory=list)
+    steps: list[ReferenceStep] = field(default_factory=list)
 
 
 class ReferenceSampler:
-    """Diffusion forcing of one prompt, a position at a time, after arXiv 2510.14961."""
+    """Any sampler's policy on one prompt, a position at a time."""
 
     def __init__(
         self,
@@ -125,6 +139,7 @@ class ReferenceSampler:
         self.dense, self.config, self.dtype = DenseModel(model), model.config, model.dtype
         self.policy, self.sampling = policy, sampling
         self.seed, self.id = seed, sequence_id
+        self.line: dict[int, int] = {}  # tokens by position, drafts among them
 
     def normal(self, position: int, step: int, stream: int, scale: float) -> torch.Tensor:
         key = torch.tensor([[self.id, position, step]], dtype=torch.int32)
@@ -138,7 +153,12 @@ class ReferenceSampler:
         return Row(position, token, state)
 
     def pick(self, logits: torch.Tensor, position: int) -> int:
-        s = self.sampling
+        s, logits = self.sampling, logits.clone()
+        for token in {self.line[p] for p in range(position + 1)}:
+            factor = 1 / s.repetition_penalty if logits[token] > 0 else s.repetition_penalty
+            logits[token] *= factor
+        for token, bias in s.logit_bias.items():
+            logits[token] += bias
         keys = torch.tensor([[self.id, position, 0]], dtype=torch.int32)
         options = {"top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p, "seed": self.seed}
         picked = ops.sample_tokens(logits[None], keys, temperature=s.temperature, **options)
@@ -146,6 +166,7 @@ class ReferenceSampler:
 
     def prompt(self, tokens: list[int]) -> Row:
         """Compute the prompt; the first fresh row, whose token the prompt predicts."""
+        self.line = dict(enumerate(tokens))
         positions, slots = list(range(len(tokens))), self.policy.slots
         embed = self.dense.embed(tokens, positions)
         state = torch.stack([self.fresh(p, t).state for p, t in enumerate(tokens)])
@@ -169,75 +190,124 @@ class ReferenceSampler:
         beta = float(torch.tensor(beta, dtype=torch.float32))
         return (math.sqrt(1 - beta**2) if kind == "variance-preserving" else 1 - beta), beta
 
-    def advance_states(self, rows: list[Row]) -> list[float]:
-        """Iterate all rows in flight; returns how far each one's state moved."""
-        policy, slots = self.policy, self.policy.slots
-        positions = [row.position for row in rows]
-        embeds = self.dense.embed([row.token for row in rows], positions)
-        state = torch.stack([row.state for row in rows])
-        for i, row in enumerate(rows):
-            eta = policy.momentum if row.depth else 0.0
-            row.embed = embeds[i] if eta == 0.0 else eta * row.embed + (1 - eta) * embeds[i]
+    def begin(self, rows: list[Row]) -> None:
+        """Noise on the states, and input embeddings with momentum."""
+        embeds = self.dense.embed([row.token for row in rows], [row.position for row in rows])
+        for row, embed in zip(rows, embeds, strict=True):
+            eta = self.policy.momentum if row.depth else 0.0
+            row.embed = embed if eta == 0.0 else eta * row.embed + (1 - eta) * embed
             keep, beta = self.noise_shares(row.depth)
             if beta > 0.0:
                 z = self.normal(row.position, row.depth, philox.STREAM_STATE_NOISE, 1.0)
-                state[i] = keep * row.state + beta * z
-        embed = torch.stack([row.embed for row in rows])
-        for k in range(policy.inner_recurrence):
-            at = [(row.depth + k) % slots for row in rows]
-            state = self.dense.iterate(state, embed, at, positions)
-        deltas = []
-        for row, new in zip(rows, state, strict=True):
-            deltas.append(float((new - row.state).norm() / new.norm()))
-            row.state, row.depth = new, row.depth + policy.inner_recurrence
-        return deltas
+                row.state = keep * row.state + beta * z
 
-    def settled(self, rows: list[Row], deltas: list[float]) -> list[bool]:
+    def iterate(self, rows: list[Row], phase: Phase) -> None:
+        """The spans of a phase, each on the rows that it applies to."""
+        for span in phase.spans:
+            going = [row for row in rows if span.below is None or row.depth < span.below]
+            for _ in range(span.iterations):
+                if going:
+                    going = self.iterate_once(going)
+
+    def iterate_once(self, rows: list[Row]) -> list[Row]:
+        """One iteration; returns the rows that go on in this outer step."""
+        state, embed = (torch.stack([getattr(row, n) for row in rows]) for n in ("state", "embed"))
+        slots = [row.depth % self.policy.slots for row in rows]
+        after = self.dense.iterate(state, embed, slots, [row.position for row in rows])
+        going, threshold = [], self.policy.inner_exit_threshold
+        for row, new in zip(rows, after, strict=True):
+            if threshold is None or float((new - row.state).norm() / new.norm()) >= threshold:
+                going.append(row)
+            row.state, row.depth = new, row.depth + 1
+        return going
+
+    def outer_step(self, rows: list[Row], phase: Phase) -> ReferenceStep:
+        before, depths = [row.state for row in rows], [row.depth for row in rows]
+        self.begin(rows)
+        self.iterate(rows, phase)
+        positions = [row.position for row in rows]
+        logits = self.dense.decode(torch.stack([row.state for row in rows]), positions)
+        self.line |= {row.position: row.token for row in rows}
+        for i, row in enumerate(rows):
+            token = self.pick(logits[i], row.position)
+            row.same_token = row.same_token + 1 if row.sampled == token else 0
+            row.sampled = token
+            change = (row.state, before[i], row.depth, depths[i] == 0, logits[i])
+            row.delta, row.converged = measure(self.policy, row.kept, *change)
+        tokens, deltas = [row.token for row in rows], [row.delta for row in rows]
+        return ReferenceStep(positions, tokens, [row.depth for row in rows], deltas)
+
+    def settled(self, rows: list[Row], phase: Phase) -> list[bool]:
         policy, rule = self.policy, self.policy.freeze_rule
-        done = [row.depth >= policy.depth_limit for row in rows]
+        if not phase.commits:
+            return [False] * len(rows)
+        exhausted = [row.depth >= policy.depth_limit for row in rows]
         if isinstance(rule, TokenStable):
-            same = [row.same_token >= rule.outer_steps for row in rows]
-            return [d or ok for d, ok in zip(done, same, strict=True)]
-        if isinstance(rule, FixedDepth):
-            return [d or row.depth >= rule.num_steps for d, row in zip(done, rows, strict=True)]
-        own = [d or x < policy.exit_threshold for d, x in zip(done, deltas, strict=True)]
+            own = [row.same_token >= rule.outer_steps for row in rows]
+        elif isinstance(rule, FixedDepth):
+            own = [row.depth >= rule.num_steps for row in rows]
+        else:
+            own = [row.converged for row in rows]
         if isinstance(rule, LastConverged):
-            last = max((i for i, ok in enumerate(own) if ok), default=-1)
-            return [i <= last for i in range(len(own))]
-        return own
+            ends = [i for i in range(len(rows)) if own[i] or exhausted[i]]
+            own = [i <= max(ends, default=-1) for i in range(len(rows))]
+        ripe = [ok and row.depth >= policy.min_depth for ok, row in zip(own, rows, strict=True)]
+        return [e or ok for e, ok in zip(exhausted, ripe, strict=True)]
 
     def run(self, prompt: list[int], limit: int, stops: tuple[int, ...] = ()) -> ReferenceRun:
-        out, first = ReferenceRun(), self.prompt(prompt)
-        out.tokens.append(first.token)
-        out.depths.append(self.policy.num_steps)
-        rows = [first]
-        self.extend(rows, first.token, limit, already=1)
-        while len(prompt) + len(out.tokens) < limit and out.tokens[-1] not in stops:
-            deltas = self.advance_states(rows)
-            positions = [row.position for row in rows]
-            out.steps.append((positions, [row.token for row in rows], deltas))
-            logits = self.dense.decode(torch.stack([row.state for row in rows]), positions)
-            sampled = [self.pick(logits[i], p) for i, p in enumerate(positions)]
-            for row, token in zip(rows, sampled, strict=True):
-                row.same_token = row.same_token + 1 if row.sampled == token else 0
-                row.sampled = token
-            settled = self.settled(rows, deltas)
+        out, rows = ReferenceRun(), []
+        if self.policy.full_prefill:
+            rows.append(self.prompt(prompt))
+            out.tokens.append(rows[0].token)
+            out.depths.append(self.policy.num_steps)
+            if rows[0].token in stops or len(prompt) + 1 >= limit:
+                return out
+            self.extend(rows, rows[0], len(prompt), limit, already=1)
+        else:
+            rows += [self.fresh(p, token) for p, token in enumerate(prompt)]
+        while True:
+            phase = self.policy.phases[len(out.steps) % len(self.policy.phases)]
+            out.steps.append(self.outer_step(rows, phase))
+            predicted = [prompt[r.position + 1 :][:1] or [r.sampled] for r in rows]
+            predicted = [token for (token,) in predicted]
             count = 0
-            for i, row in enumerate(rows):
-                if not settled[i] or (i > 0 and row.token != sampled[i - 1]):
+            for i, (row, settled) in enumerate(zip(rows, self.settled(rows, phase), strict=True)):
+                if not settled or (i > 0 and row.token != predicted[i - 1]):
                     break
                 count += 1
-                out.tokens.append(sampled[i])
-                out.depths.append(row.depth)
                 self.fill(row)
-                if sampled[i] in stops or len(prompt) + len(out.tokens) >= limit:
-                    return out
-            for row, token in zip(rows[1:], sampled, strict=False):
+                if row.position + 1 >= len(prompt):
+                    out.tokens.append(predicted[i])
+                    out.depths.append(row.depth)
+                    stopped = predicted[i] in stops
+                    if stopped or len(prompt) + len(out.tokens) >= limit:
+                        return out
+            rows = self.next_rows(rows, count, predicted, len(prompt), limit)
+
+    def next_rows(
+        self, rows: list[Row], count: int, predicted: list[int], known: int, limit: int
+    ) -> list[Row]:
+        """The rows after ``count`` have been committed: new tokens, or a new start, and growth."""
+        stay, last = rows[count:], rows[-1]
+        if self.policy.restart:
+            if count and stay and stay[0].token != predicted[count - 1]:
+                stay, last = [], rows[count - 1]
+        else:
+            for row, token in zip(rows[1:], predicted, strict=False):
                 row.token = token
-            last = rows[-1]
-            rows = rows[count:]
-            self.extend(rows, sampled[-1], limit, last)
-        return out
+        ahead = Row(last.position + 1, predicted[rows.index(last)], last.state)
+        self.extend(stay, ahead, known, limit)
+        return stay
+
+    def extend(self, rows: list[Row], ahead: Row, known: int, limit: int, already: int = 0) -> None:
+        """Fresh rows from where ``ahead`` is: as many as headway, wavefront and limit allow."""
+        for position in range(ahead.position + already, ahead.position + self.policy.headway):
+            counted = sum(row.position >= known - 1 for row in rows)
+            if counted >= self.policy.max_wavefront or position > limit - 2:
+                break
+            rows.append(self.fresh(position, ahead.token))
+            if self.policy.continuous_compute:
+                rows[-1].state = ahead.state
 
     def fill(self, row: Row) -> None:
         """A committed row stands in with its last K/V where later rows go deeper than it went."""
@@ -245,17 +315,3 @@ class ReferenceSampler:
             for slot in range(row.depth, self.policy.slots):
                 cell = self.dense.cache[f"core{i}", row.depth - 1, row.position]
                 self.dense.cache[f"core{i}", slot, row.position] = cell
-
-    def extend(
-        self, rows: list[Row], token: int, limit: int, last: Row | None = None, already: int = 0
-    ) -> None:
-        """Add fresh rows at the front: no more than headway, the wavefront, and the limit allow."""
-        position = (last.position if last else rows[-1].position) + 1
-        for _ in range(self.policy.headway - already):
-            if len(rows) >= self.policy.max_wavefront or position > limit - 2:
-                break
-            row = self.fresh(position, token)
-            if self.policy.continuous_compute:
-                row.state = last.state if last else rows[0].state
-            rows.append(row)
-            position += 1
