@@ -23,6 +23,7 @@ from rdkernels.samplers import (
     SelfSpeculative,
     TokenStable,
 )
+from rdkernels.scoring import Score, score
 from rdkernels.wavefront import Wavefront
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "RdkernelsError",
     "RecurrentDepthModel",
     "Sampling",
+    "Score",
     "SelfSpeculative",
     "SharedKVCache",
     "TokenStable",
@@ -50,4 +52,5 @@ __all__ = [
     "load_model",
     "ops",
     "save_model",
+    "score",
 ]

@@ -101,7 +101,7 @@ def generate(
     encoded = _encode(model, prompts, samples_per_prompt, with_room=max_new_tokens > 0)
     stops = requests.ids(_WHERE, "stop_tokens", stop_tokens, model.config.vocabulary)
     strings = requests.stop_string_list(model, _WHERE, stop_strings)
-    keys = _sequence_ids(encoded, sequence_ids)
+    keys = requests.sequence_keys(_WHERE, encoded, sequence_ids)
     record = Trace([len(prompt) for prompt in encoded]) if trace else None
     if not encoded or max_new_tokens == 0:
         nothing = Completion([], _empty_text(model), "length", [], [] if log_probs else None, 0)
@@ -195,14 +195,3 @@ def _encode(
             requests.expect_room(model, _WHERE, f"prompts[{i}]", tokens)
         encoded += [tokens] * copies
     return encoded
-
-
-def _sequence_ids(prompts: list[list[int]], given: Sequence[int] | None) -> list[int]:
-    if given is None:
-        default = requests.SequenceIds()
-        given = [default.next(prompt) for prompt in prompts]
-    keys = requests.ids(_WHERE, "sequence_ids", given, 1 << 31)
-    if len(keys) != len(prompts):
-        expected = f"{len(prompts)} ids, one per sequence"
-        raise ArgumentError(_WHERE, "sequence_ids", expected, len(keys))
-    return keys

@@ -25,7 +25,7 @@ _DEPTH_COLOURS = (
     "#fde725", "#c2df23", "#86d549", "#52c569", "#2ab07f",
     "#1e9b8a", "#25858e", "#2d708e", "#38588c", "#6a5acd",
 )  # fmt: skip
-_FRAME_SECONDS = 1 / 15
+FRAME_SECONDS = 1 / 15
 
 
 @dataclass
@@ -124,7 +124,7 @@ class LiveObserver(Observer):
 
     def step(self, step: OuterStep) -> None:
         self._current.step(step)
-        if time.perf_counter() - self._drawn >= _FRAME_SECONDS:
+        if time.perf_counter() - self._drawn >= FRAME_SECONDS:
             self._draw()
 
     def end(
@@ -149,16 +149,18 @@ class LiveObserver(Observer):
         sides.add_row(*(pane.render(self._word) for pane in self._panes.values()))
         scale = max(pane.depth_scale for pane in self._panes.values())
         heading = Text.assemble((f"problem {self._index}/{self._total}  ", "bold"), self._prompt)
-        return Group(heading, sides, _legend(scale))
+        return Group(heading, sides, depth_legend(scale))
 
 
-def depth_style(depth: int, scale: int) -> Style:
+def depth_style(depth: int, scale: int, dim: bool = False) -> Style:
     """The colour of a row at ``depth`` iterations where ``scale`` (num_steps) is the far end."""
     last = len(_DEPTH_COLOURS) - 1
-    return Style(color=_DEPTH_COLOURS[min(last, depth * last // max(scale, 1))], bold=True)
+    colour = _DEPTH_COLOURS[min(last, depth * last // max(scale, 1))]
+    return Style(color=colour, bold=not dim, dim=dim)
 
 
-def _legend(scale: int) -> Text:
+def depth_legend(scale: int) -> Text:
+    """One line that explains the colours."""
     legend = Text("  committed tokens are plain; in flight, by depth:")
     for depth in dict.fromkeys(min(d, scale) for d in (1, 4, 8, 12, 16, 24, scale)):
         legend.append(f" {depth} ", style=depth_style(depth, scale))

@@ -68,6 +68,9 @@ def wavefront(
     return figure
 
 
+KINDS = {"wavefront": wavefront}
+
+
 def check_file(path: Path) -> None:
     """Raise :class:`PlotError` if a picture cannot be written to ``path``; call before the work."""
     formats = _pyplot().figure(figsize=(1, 1)).canvas.get_supported_filetypes()

@@ -88,3 +88,15 @@ class SequenceIds:
         before = self._seen[zlib.crc32(tokens)]
         self._seen[zlib.crc32(tokens)] += 1
         return zlib.crc32(tokens + np.int64(before).tobytes()) >> 1
+
+
+def sequence_keys(where: str, prompts: list[list[int]], given: Sequence[int] | None) -> list[int]:
+    """A random key per prompt: ``given``, checked, or the defaults of :class:`SequenceIds`."""
+    if given is None:
+        default = SequenceIds()
+        return [default.next(prompt) for prompt in prompts]
+    keys = ids(where, "sequence_ids", given, 1 << 31)
+    if len(keys) != len(prompts):
+        expected = f"{len(prompts)} ids, one per sequence"
+        raise ArgumentError(where, "sequence_ids", expected, len(keys))
+    return keys

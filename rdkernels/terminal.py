@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from rich import box
@@ -19,12 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rdkernels.comparison import Contender, Observer, Row
+from rdkernels.viewers import Viewer, decoder
 
 if TYPE_CHECKING:
+    from rdkernels.engine import Update
     from rdkernels.environment import Environment, Provider
+    from rdkernels.generation import GenerationOutput
     from rdkernels.models.demo import Problem
+    from rdkernels.models.tokenizer import Tokenizer
     from rdkernels.ops import OpReport
-    from rdkernels.samplers import OuterStep
+    from rdkernels.samplers import GenerationStats
 
 _ACCURACY_MARGIN = 0.01  # a sampler that loses more than this has not bought its speed
 
@@ -57,14 +61,14 @@ class _Bar:
         self.progress.stop()
 
 
-class GenerationProgress(_Bar):
-    """Counts committed tokens; :meth:`step` is ``generate``'s ``on_step``."""
+class GenerationProgress(_Bar, Viewer):
+    """Counts committed tokens."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__("generating", tokens)
 
-    def step(self, step: OuterStep) -> None:
-        self.progress.advance(self.task, sum(step.committed))
+    def update(self, update: Update) -> None:
+        self.progress.advance(self.task, len(update.tokens))
 
 
 class ComparisonProgress(_Bar, Observer):
@@ -80,6 +84,31 @@ class ComparisonProgress(_Bar, Observer):
         self, contender: Contender, correct: Sequence[bool], tokens: Sequence[Sequence[int]]
     ) -> None:
         self.progress.advance(self.task, len(correct))
+
+
+def generation_text(
+    prompts: Sequence[str], output: GenerationOutput, tokenizer: Tokenizer | None
+) -> Iterator[str]:
+    """The generated text, and the log-probability of every token where there are any."""
+    decode = decoder(tokenizer)
+    texts = output.texts or [decode(tokens) for tokens in output.tokens]
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        yield f"{prompt} {text}" if len(prompts) == 1 else f"{prompt}\n  {text}"
+        if output.log_probs is not None:
+            pairs = zip(output.tokens[i], output.log_probs[i], strict=True)
+            listed = " ".join(f"{decode([token])}({value:.2f})" for token, value in pairs)
+            yield f"  log-probability {sum(output.log_probs[i]):.3f}: {listed}"
+
+
+def generation_summary(stats: GenerationStats, timed: bool) -> None:
+    """One dim line on stderr; the speed only where nothing has slowed it down."""
+    speed = f", {stats.tokens_per_second:.1f} tokens/s" if timed else ""
+    Console(stderr=True).print(
+        f"{stats.generated_tokens} tokens, {stats.core_iterations} core iterations "
+        f"({stats.core_iterations_per_token:.2f} per token){speed}",
+        style="dim",
+        highlight=False,
+    )
 
 
 def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Table:

@@ -186,11 +186,17 @@ class RecurrentDepthModel:
 
         Writes the coda's K/V of all rows. ``out``: where to put the logits.
         """
+        normed = self.coda(state, rows, cache)
+        return self.head(normed if select is None else normed[select], out)
+
+    def coda(self, state: torch.Tensor, rows: Rows, cache: SharedKVCache) -> torch.Tensor:
+        """States ``[N, D]`` -> what the head reads ``[N, D]``; writes the coda's K/V."""
         norm = self.weights.final_norm
         hidden = self._ops(state).rms_norm(state, norm, self.config.norm_eps)
-        normed = self._blocks(self._coda, hidden, cache.coda, rows, norm)
-        if select is not None:
-            normed = normed[select]
+        return self._blocks(self._coda, hidden, cache.coda, rows, norm)
+
+    def head(self, normed: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows ``[N, D]`` of :meth:`coda` -> fp32 logits ``[N, V]``."""
         logits = self._linear(normed)(normed, self.weights.head)
         return logits.float() if out is None else out.copy_(logits)
 

@@ -11,6 +11,7 @@ from rdkernels.samplers.freeze import (
 )
 from rdkernels.samplers.noise import NOISE_SCHEDULES, NoiseSchedule
 from rdkernels.samplers.policies import (
+    SAMPLERS,
     AdaptiveDepth,
     Autoregressive,
     DiffusionForcing,
@@ -24,6 +25,7 @@ from rdkernels.samplers.trace import GenerationStats, OuterStep, Trace
 __all__ = [
     "CRITERIA",
     "NOISE_SCHEDULES",
+    "SAMPLERS",
     "AdaptiveDepth",
     "Autoregressive",
     "ConvergedPrefix",

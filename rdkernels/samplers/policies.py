@@ -301,3 +301,12 @@ class LosslessWavefront(Sampler):
             restart=True,
             slots=self.num_steps if self.slots is None else self.slots,
         )
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "autoregressive": Autoregressive,
+    "adaptive-depth": AdaptiveDepth,
+    "self-speculative": SelfSpeculative,
+    "lossless-wavefront": LosslessWavefront,
+    "diffusion-forcing": DiffusionForcing,
+}
