@@ -12,6 +12,7 @@ returns nothing (an operator may not return what it mutates).
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from rdkernels.backends import triton
 from rdkernels.errors import ArgumentError, BackendError
 
 NAMESPACE = "rdkernels"
@@ -30,12 +32,23 @@ OPS: dict[str, Op] = {}
 class Op:
     """One operator: its torch overloads and, per provider, the function that serves it."""
 
-    def __init__(self, name: str, eager: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, eager: Callable[..., Any], check: Callable[..., None] | None
+    ) -> None:
         self.name = name
         self.eager = eager
         packet = getattr(getattr(torch.ops, NAMESPACE), name)
         self.default = packet.default
         self.out = packet.out if "out" in packet.overloads() else None
+        self._check = check
+        names = [argument.name for argument in self.default._schema.arguments]
+        wanted = inspect.signature(check).parameters if check else ()
+        self._checked = [names.index(name) for name in wanted]
+
+    def check(self, *args: Any) -> None:
+        """Raise :class:`ArgumentError` unless the schema's positional arguments ``args`` fit."""
+        if self._check is not None:
+            self._check(*(args[i] for i in self._checked))
 
     def provider(
         self,
@@ -65,12 +78,18 @@ class Op:
 
 
 def define(
-    schema: str, *, eager: Callable[..., Any], fake: Callable[..., Any], out: str = ""
+    schema: str,
+    *,
+    eager: Callable[..., Any],
+    fake: Callable[..., Any],
+    out: str = "",
+    check: Callable[..., None] | None = None,
 ) -> Op:
     """Define ``rdkernels::<schema>`` and, if ``out`` names output arguments, its ``out`` overload.
 
     ``schema`` is a torch schema without namespace; ``out`` is the argument text of the outputs,
-    e.g. ``"Tensor(a!) out"``.
+    e.g. ``"Tensor(a!) out"``. ``check`` takes some of the schema's arguments, under their names,
+    and raises :class:`ArgumentError`; providers that do not check for themselves call it.
     """
     name = schema[: schema.index("(")]
     LIBRARY.define(schema)
@@ -81,7 +100,9 @@ def define(
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
         LIBRARY.impl(f"{name}.out", _write_out(eager, out), "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
-    OPS[name] = Op(name, eager)
+    OPS[name] = Op(name, eager, check)
+    if name in triton.KERNELS:
+        triton.define(schema, OPS[name].check, fake)
     return OPS[name]
 
 
@@ -148,6 +169,8 @@ def _select(op: str, backend: str | None, device: str, dtype: torch.dtype) -> Ca
         raise ArgumentError(op, "backend", f"one of {', '.join(BACKENDS)}", repr(backend))
     why = {}
     for name in BACKENDS if backend is None else (backend,):
+        if backend is None and backends.only_by_name(name):
+            continue
         why[name] = backends.reason(name, op, device, dtype)
         if why[name] is None:
             return backends.function(name, op)

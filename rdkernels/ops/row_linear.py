@@ -26,6 +26,7 @@ OP = define(
     "row_linear(Tensor x, Tensor weight) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 
