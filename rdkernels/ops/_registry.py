@@ -169,7 +169,7 @@ def _select(op: str, backend: str | None, device: str, dtype: torch.dtype) -> Ca
         raise ArgumentError(op, "backend", f"one of {', '.join(BACKENDS)}", repr(backend))
     why = {}
     for name in BACKENDS if backend is None else (backend,):
-        if backend is None and backends.only_by_name(name):
+        if backend is None and backends.only_by_name(name, device):
             continue
         why[name] = backends.reason(name, op, device, dtype)
         if why[name] is None:

@@ -45,11 +45,11 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
         return f"Triton kernels compute float32, bfloat16 and float16, not {name}"
     if not _is_installed():
         return "triton is not installed"
-    if interpreted() and device in ("cpu", "cuda"):
+    if device == "cpu" and interpreted():
         return _interpreter_reason()
     if device != "cuda":
         return "Triton kernels need a CUDA device (or TRITON_INTERPRET=1 for tests)"
-    return _cuda_reason()
+    return "TRITON_INTERPRET is set: kernels run on the CPU" if interpreted() else _cuda_reason()
 
 
 def function(op: str) -> Callable[..., Any]:
