@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "rdkernels/advance_wavefront.cuh"
+#include "rdkernels/carry_rows.cuh"
 #include "rdkernels/exit_update.cuh"
 #include "rdkernels/inject_state.cuh"
 #include "rdkernels/recurrent_attention.cuh"
@@ -55,6 +56,7 @@ int main() {
   print("swiglu_kernel<*>", rdk::kSwigluThreads);
   print("inject_state_kernel<*>", rdk::kChunkThreads);
   print("truncated_normal_kernel<*>", rdk::kChunkThreads);
+  print("carry_rows_kernel<*>", rdk::kChunkThreads);
   print("greedy_tokens_kernel<*>", rdk::kSampleThreads);
   print("sample_tokens_kernel<*>", rdk::kSampleThreads);
   print("advance_wavefront_kernel<*>", rdk::kAdvanceThreads);

@@ -25,6 +25,7 @@ HUGINN_VARIANTS = (
     "greedy_tokens_kernel<fp32, true>",
     "sample_tokens_kernel<fp32, true>",
     "advance_wavefront_kernel<1024>",
+    "carry_rows_kernel<bf16, true>",
 )
 
 

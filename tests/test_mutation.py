@@ -16,6 +16,7 @@ from tests.simt.build import compiler
 
 KERNELS = {
     "advance_wavefront",
+    "carry_rows",
     "exit_update",
     "inject_state",
     "recurrent_attention",

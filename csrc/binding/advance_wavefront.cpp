@@ -51,37 +51,46 @@ void check_layout(const AdvanceWavefrontParams& p) {
   }
 }
 
-// tokens: [B, T] int64, start: [B] int32, done: [B] bool, committed_depth: [B, T] int32; all
-// written sampled: [N] int64   settled: [N] bool   depth: [N] int32   cu_rows: [B + 1] int32 limit:
-// [B] int32   stop_tokens: [S] int64 next_cu_rows: [B + 1], source_row: [N + B * headway],
-// committed: [B]; int32
+// tokens: [B, T] int64   start: [B] int32   done: [B] bool   committed_depth: [B, T] int32; written
+// sampled: [N] int64   settled: [N] bool   depth: [N] int32   cu_rows: [B + 1] int32
+// limit, known, sequence_ids: [B] int32   stop_tokens: [S] int64
+// next_cu_rows: [B + 1]   source_row: [C]   committed: [B]   row_keys: [C, 3]; int32
+// row_tokens: [C] int64
 void advance_wavefront_out(const Tensor& tokens, const Tensor& start, const Tensor& done,
                            const Tensor& committed_depth, const Tensor& sampled,
                            const Tensor& settled, const Tensor& depth, const Tensor& cu_rows,
-                           const Tensor& limit, const Tensor& stop_tokens, int64_t headway,
-                           int64_t max_wavefront, const Tensor& next_cu_rows,
-                           const Tensor& source_row, const Tensor& committed) {
-  expect_tensor(kOp, "tokens", tokens, {kAny, kAny}, ScalarType::Long, tokens);
-  expect_tensor(kOp, "sampled", sampled, {kAny}, ScalarType::Long, tokens);
+                           const Tensor& limit, const Tensor& known, const Tensor& sequence_ids,
+                           const Tensor& stop_tokens, int64_t headway, int64_t max_wavefront,
+                           bool restart, const Tensor& next_cu_rows, const Tensor& source_row,
+                           const Tensor& committed, const Tensor& row_tokens,
+                           const Tensor& row_keys) {
+  constexpr auto kInt = ScalarType::Int, kLong = ScalarType::Long;
+  expect_tensor(kOp, "tokens", tokens, {kAny, kAny}, kLong, tokens);
+  expect_tensor(kOp, "sampled", sampled, {kAny}, kLong, tokens);
   const int64_t batch = tokens.size(0), length = tokens.size(1), rows = sampled.size(0);
-  expect_written(kOp, "tokens", tokens, {batch, length}, ScalarType::Long, tokens);
-  expect_written(kOp, "start", start, {batch}, ScalarType::Int, tokens);
+  expect_written(kOp, "tokens", tokens, {batch, length}, kLong, tokens);
+  expect_written(kOp, "start", start, {batch}, kInt, tokens);
   expect_written(kOp, "done", done, {batch}, ScalarType::Bool, tokens);
-  expect_written(kOp, "committed_depth", committed_depth, {batch, length}, ScalarType::Int, tokens);
+  expect_written(kOp, "committed_depth", committed_depth, {batch, length}, kInt, tokens);
   expect_tensor(kOp, "settled", settled, {rows}, ScalarType::Bool, tokens);
-  expect_tensor(kOp, "depth", depth, {rows}, ScalarType::Int, tokens);
-  expect_tensor(kOp, "cu_rows", cu_rows, {batch + 1}, ScalarType::Int, tokens);
-  expect_tensor(kOp, "limit", limit, {batch}, ScalarType::Int, tokens);
-  expect_tensor(kOp, "stop_tokens", stop_tokens, {kAny}, ScalarType::Long, tokens);
+  expect_tensor(kOp, "depth", depth, {rows}, kInt, tokens);
+  expect_tensor(kOp, "cu_rows", cu_rows, {batch + 1}, kInt, tokens);
+  expect_tensor(kOp, "limit", limit, {batch}, kInt, tokens);
+  expect_tensor(kOp, "known", known, {batch}, kInt, tokens);
+  expect_tensor(kOp, "sequence_ids", sequence_ids, {batch}, kInt, tokens);
+  expect_tensor(kOp, "stop_tokens", stop_tokens, {kAny}, kLong, tokens);
   if (headway < 1) fail(kOp, "headway", "at least 1", std::to_string(headway));
   if (max_wavefront < 1) fail(kOp, "max_wavefront", "at least 1", std::to_string(max_wavefront));
-  expect_written(kOp, "next_cu_rows", next_cu_rows, {batch + 1}, ScalarType::Int, tokens);
-  expect_written(kOp, "source_row", source_row, {rows + batch * headway}, ScalarType::Int, tokens);
-  expect_written(kOp, "committed", committed, {batch}, ScalarType::Int, tokens);
-  const Tensor samples = with_contiguous_rows(sampled),
-               settled_rows = with_contiguous_rows(settled);
+  expect_written(kOp, "next_cu_rows", next_cu_rows, {batch + 1}, kInt, tokens);
+  expect_written(kOp, "source_row", source_row, {kAny}, kInt, tokens);
+  const int64_t capacity = source_row.size(0);
+  expect_written(kOp, "committed", committed, {batch}, kInt, tokens);
+  expect_written(kOp, "row_tokens", row_tokens, {capacity}, kLong, tokens);
+  expect_written(kOp, "row_keys", row_keys, {capacity, 3}, kInt, tokens);
+  const Tensor samples = with_contiguous_rows(sampled), ready = with_contiguous_rows(settled);
   const Tensor depths = with_contiguous_rows(depth), bounds = with_contiguous_rows(cu_rows);
-  const Tensor limits = with_contiguous_rows(limit), stops = with_contiguous_rows(stop_tokens);
+  const Tensor limits = with_contiguous_rows(limit), knowns = with_contiguous_rows(known);
+  const Tensor ids = with_contiguous_rows(sequence_ids), stops = with_contiguous_rows(stop_tokens);
 
   AdvanceWavefrontParams params{};
   params.tokens = write<int64_t>(tokens);
@@ -89,31 +98,39 @@ void advance_wavefront_out(const Tensor& tokens, const Tensor& start, const Tens
   params.done = write<uint8_t>(done);
   params.committed_depth = write<int32_t>(committed_depth);
   params.sampled = read<int64_t>(samples);
-  params.settled = read<uint8_t>(settled_rows);
+  params.settled = read<uint8_t>(ready);
   params.depth = read<int32_t>(depths);
   params.cu_rows = read<int32_t>(bounds);
   params.limit = read<int32_t>(limits);
+  params.known = read<int32_t>(knowns);
+  params.sequence_ids = read<int32_t>(ids);
   params.stop_tokens = read<int64_t>(stops);
   params.next_cu_rows = write<int32_t>(next_cu_rows);
   params.source_row = write<int32_t>(source_row);
   params.committed = write<int32_t>(committed);
+  params.row_tokens = write<int64_t>(row_tokens);
+  params.row_keys = write<int32_t>(row_keys);
   params.num_rows = rows;
+  params.capacity = capacity;
   params.max_length = length;
   params.tokens_stride = tokens.stride(0);
   params.committed_depth_stride = committed_depth.stride(0);
+  params.key_stride = row_keys.stride(0);
   params.num_stop_tokens = stop_tokens.size(0);
   params.headway = headway;
   params.max_wavefront = max_wavefront;
   params.num_sequences = static_cast<int>(batch);
+  params.restart = restart;
   if (!tokens.is_cuda()) check_layout(params);
   constexpr int kNoDtype = 0;
   launch(kOp, params, kNoDtype, tokens, launch_cpu, launch_cuda);
 }
 
-std::tuple<Tensor, Tensor, Tensor> advance_wavefront(
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> advance_wavefront(
     const Tensor& tokens, const Tensor& start, const Tensor& done, const Tensor& committed_depth,
     const Tensor& sampled, const Tensor& settled, const Tensor& depth, const Tensor& cu_rows,
-    const Tensor& limit, const Tensor& stop_tokens, int64_t headway, int64_t max_wavefront) {
+    const Tensor& limit, const Tensor& known, const Tensor& sequence_ids, const Tensor& stop_tokens,
+    int64_t headway, int64_t max_wavefront, bool restart) {
   expect_tensor(kOp, "tokens", tokens, {kAny, kAny}, ScalarType::Long, tokens);
   expect_tensor(kOp, "sampled", sampled, {kAny}, ScalarType::Long, tokens);
   if (headway < 1) fail(kOp, "headway", "at least 1", std::to_string(headway));
@@ -122,10 +139,12 @@ std::tuple<Tensor, Tensor, Tensor> advance_wavefront(
   const Tensor next_cu_rows = torch::stable::new_empty(tokens, {batch + 1}, int32);
   const Tensor source_row = torch::stable::new_empty(tokens, {capacity}, int32);
   const Tensor committed = torch::stable::new_empty(tokens, {batch}, int32);
+  const Tensor row_tokens = torch::stable::new_empty(tokens, {capacity});
+  const Tensor row_keys = torch::stable::new_empty(tokens, {capacity, 3}, int32);
   advance_wavefront_out(tokens, start, done, committed_depth, sampled, settled, depth, cu_rows,
-                        limit, stop_tokens, headway, max_wavefront, next_cu_rows, source_row,
-                        committed);
-  return {next_cu_rows, source_row, committed};
+                        limit, known, sequence_ids, stop_tokens, headway, max_wavefront, restart,
+                        next_cu_rows, source_row, committed, row_tokens, row_keys);
+  return {next_cu_rows, source_row, committed, row_tokens, row_keys};
 }
 
 RDK_REGISTER(advance_wavefront)

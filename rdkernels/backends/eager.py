@@ -229,6 +229,27 @@ def sample_tokens(
     return (kept.double() + temperature * gumbel).argmax(dim=1)
 
 
+def _count_commits(
+    consumed: list[int],
+    predicted: list[int],
+    ready: list[bool],
+    *,
+    first: int,
+    known: int,
+    limit: int,
+    stops: list[int],
+) -> tuple[int, bool]:
+    """Rows of one sequence that commit, from position ``first``; is it finished with them?"""
+    for j, settled in enumerate(ready):
+        if not settled or (j > 0 and consumed[j] != predicted[j - 1]):
+            return j, False
+        position = first + j + 1  # of the token that is committed
+        stopped = position >= known and predicted[j] in stops
+        if stopped or position + 1 >= limit:
+            return j + 1, True
+    return len(ready), False
+
+
 def advance_wavefront(
     tokens: torch.Tensor,
     start: torch.Tensor,
@@ -239,45 +260,95 @@ def advance_wavefront(
     depth: torch.Tensor,
     cu_rows: torch.Tensor,
     limit: torch.Tensor,
+    known: torch.Tensor,
+    sequence_ids: torch.Tensor,
     stop_tokens: torch.Tensor,
     headway: int,
     max_wavefront: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    stops, bounds, limits = set(stop_tokens.tolist()), cu_rows.tolist(), limit.tolist()
-    sampled_list, settled_list = sampled.tolist(), settled.tolist()
-    next_bounds, sources, committed = [0], [], []
+    restart: bool,
+    capacity: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``capacity``: the next rows that are returned; all that there can be, if None."""
+    stops, bounds, depths = stop_tokens.tolist(), cu_rows.tolist(), depth.tolist()
+    samples, ready, ids = sampled.tolist(), settled.tolist(), sequence_ids.tolist()
+    limits, knowns = limit.tolist(), known.tolist()
+    next_bounds, committed = [0], []
+    following = []  # (source row, token, sequence id, position, depth) of every next row
     for b, first in enumerate(start.tolist()):
-        rows = range(bounds[b], bounds[b + 1])
-        if not rows:
+        rows = slice(bounds[b], bounds[b + 1])
+        length = rows.stop - rows.start
+        if not length:
             committed.append(0)
-            next_bounds.append(next_bounds[-1])
+            next_bounds.append(len(following))
             continue
-        consumed = tokens[b, first : first + len(rows)].tolist()
-        finished, count = False, 0
-        for j, row in enumerate(rows):
-            stale = j > 0 and consumed[j] != sampled_list[row - 1]
-            if stale or not settled_list[row]:
-                break
-            count += 1
-            finished = sampled_list[row] in stops or first + count + 1 >= limits[b]
-            if finished:
-                break
-        end = first + len(rows)  # position of the first fresh row; its token is the last sample
-        tokens[b, first + 1 : end + 1] = sampled[rows.start : rows.stop]
-        committed_depth[b, first + 1 : first + count + 1] = depth[rows.start : rows.start + count]
-        start[b] = first + count
+        line, end, given = tokens[b].tolist(), first + length, knowns[b]
+        predicted = samples[rows]
+        for position in range(first + 1, min(given, end + 1)):
+            predicted[position - first - 1] = line[position]
+        bound = {"first": first, "known": given, "limit": limits[b], "stops": stops}
+        count, finished = _count_commits(line[first:end], predicted, ready[rows], **bound)
+        next_start = first + count
+        decided = max(first + 1, given)  # the first position whose token a row decides
+        decided_by = rows.start + decided - first - 1
+        committed_depth[b, decided : next_start + 1] = depth[decided_by : rows.start + count]
+        start[b] = next_start
         done[b] = finished
+
+        wrong = restart and 0 < count < length and line[next_start] != predicted[count - 1]
+        front = next_start if finished or wrong else end  # where fresh rows would begin
+        for j, token in enumerate(predicted):
+            stays = j == length - 1 and front > next_start
+            if not restart or j < count or stays:
+                line[first + 1 + j] = token
+        counted = max(front - max(next_start, given - 1), 0)
+        uncounted = max(given - 1 - front, 0)  # fresh rows that max_wavefront does not count
+        fresh = min(headway, uncounted + max_wavefront - counted, limits[b] - 1 - front)
+        fresh = 0 if finished else max(fresh, 0)
+        for position in range(max(front + 1, given), front + fresh):
+            line[position] = line[position - 1]  # nothing has been predicted there yet
+        tokens[b] = torch.tensor(line)
+
+        before = rows.start + front - first - 1  # the row before the first fresh one
+        sources = [*range(rows.start + count, before + 1), *[-1 - before] * fresh]
+        for position, source in enumerate(sources, next_start):
+            row_depth = depths[source] if source >= 0 else 0
+            following.append((source, line[position], ids[b], position, row_depth))
         committed.append(count)
-        kept = [] if finished else list(rows)[count:]
-        room = 0 if finished else min(headway, max_wavefront - len(kept), limits[b] - 1 - end)
-        fresh = max(room, 0)
-        if fresh > 1:  # nothing has been predicted there yet: start from the front's token
-            tokens[b, end + 1 : end + fresh] = sampled_list[rows.stop - 1]
-        sources += kept + [-1] * fresh
-        next_bounds.append(len(sources))
-    padding = sampled.numel() + len(committed) * headway - len(sources)
+        next_bounds.append(len(following))
+
+    capacity = len(samples) + len(committed) * headway if capacity is None else capacity
+    following = [*following[:capacity], *[(-1, 0, 0, 0, 0)] * (capacity - len(following))]
+    table = torch.tensor(following, dtype=torch.int64, device=tokens.device).view(capacity, 5)
 
     def int32(values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int32, device=tokens.device)
 
-    return int32(next_bounds), int32(sources + [-1] * padding), int32(committed)
+    source_row, row_keys = table[:, 0].int(), table[:, 2:].int()
+    return int32(next_bounds), source_row, int32(committed), table[:, 1].clone(), row_keys
+
+
+def carry_rows(
+    state: torch.Tensor,
+    embed: torch.Tensor,
+    source_row: torch.Tensor,
+    row_keys: torch.Tensor,
+    cu_rows: torch.Tensor,
+    seed: int,
+    std: float,
+    continuous: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    capacity, width = source_row.size(0), state.size(1)
+    live = (torch.arange(capacity, device=state.device) < cu_rows[-1]).unsqueeze(1)
+    kept = live & (source_row >= 0).unsqueeze(1)
+    before = -1 - source_row if continuous else torch.zeros_like(source_row)
+    source = torch.where(source_row >= 0, source_row, before).long()
+    source = torch.where(live.squeeze(1), source, 0)  # whatever padding rows hold
+    if state.size(0) == 0:  # so that there is a row 0
+        state, embed = state.new_zeros(1, width), embed.new_zeros(1, width)
+    carried = state[source]
+    if not continuous:
+        keys = row_keys * row_keys.new_tensor([1, 1, 0])
+        draws = philox.truncated_normal(keys, width, std, seed, philox.STREAM_INITIAL_STATE)
+        begun = draws.to(state.dtype) if std > 0.0 else 0.0
+        carried = torch.where(kept, carried, begun)
+    return torch.where(live, carried, 0), torch.where(kept, embed[source], 0)

@@ -7,6 +7,7 @@ overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of
 
 from rdkernels.ops._registry import BACKENDS, OPS, bind, reasons
 from rdkernels.ops.advance_wavefront import advance_wavefront
+from rdkernels.ops.carry_rows import carry_rows
 from rdkernels.ops.exit_update import exit_update
 from rdkernels.ops.inject_state import inject_state
 from rdkernels.ops.recurrent_attention import recurrent_attention
@@ -22,6 +23,7 @@ __all__ = [
     "OPS",
     "advance_wavefront",
     "bind",
+    "carry_rows",
     "exit_update",
     "inject_state",
     "reasons",

@@ -33,10 +33,15 @@ class Op:
     """One operator: its torch overloads and, per provider, the function that serves it."""
 
     def __init__(
-        self, name: str, eager: Callable[..., Any], check: Callable[..., None] | None
+        self,
+        name: str,
+        eager: Callable[..., Any],
+        eager_out: Callable[..., None] | None,
+        check: Callable[..., None] | None,
     ) -> None:
         self.name = name
         self.eager = eager
+        self.eager_out = eager_out
         packet = getattr(getattr(torch.ops, NAMESPACE), name)
         self.default = packet.default
         self.out = packet.out if "out" in packet.overloads() else None
@@ -83,24 +88,28 @@ def define(
     eager: Callable[..., Any],
     fake: Callable[..., Any],
     out: str = "",
+    eager_out: Callable[..., None] | None = None,
     check: Callable[..., None] | None = None,
 ) -> Op:
     """Define ``rdkernels::<schema>`` and, if ``out`` names output arguments, its ``out`` overload.
 
     ``schema`` is a torch schema without namespace; ``out`` is the argument text of the outputs,
-    e.g. ``"Tensor(a!) out"``. ``check`` takes some of the schema's arguments, under their names,
-    and raises :class:`ArgumentError`; providers that do not check for themselves call it.
+    e.g. ``"Tensor(a!) out"``. ``eager_out`` is the eager meaning of the ``out`` overload where it
+    is more than ``eager`` and a copy, for outputs whose sizes the caller may choose. ``check``
+    takes some of the schema's arguments, under their names, and raises :class:`ArgumentError`;
+    providers that do not check for themselves call it.
     """
     name = schema[: schema.index("(")]
     LIBRARY.define(schema)
     LIBRARY.impl(name, eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
+    eager_out = eager_out or (_write_out(eager, out) if out else None)
     if out:
         arguments = schema[schema.index("(") + 1 : schema.rindex(") ->")]
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
-        LIBRARY.impl(f"{name}.out", _write_out(eager, out), "CompositeExplicitAutograd")
+        LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
-    OPS[name] = Op(name, eager, check)
+    OPS[name] = Op(name, eager, eager_out, check)
     if name in triton.KERNELS:
         triton.define(schema, OPS[name].check, fake)
     return OPS[name]

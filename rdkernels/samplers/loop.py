@@ -75,6 +75,7 @@ class WavefrontLoop:
         )
         self.done = torch.zeros(batch, dtype=torch.bool, device=device)
         self.committed_depth = torch.zeros(batch, longest, dtype=torch.int32, device=device)
+        self.known = self.start + 1
         self.limit = torch.tensor(request.limits, dtype=torch.int32, device=device)
         self.stop_tokens = torch.tensor(request.stop_tokens, dtype=torch.int64, device=device)
         self.sequence_ids = torch.tensor(request.sequence_ids, dtype=torch.int32, device=device)
@@ -218,7 +219,7 @@ class WavefrontLoop:
         """Commit, stop and extend; gathers the next rows. Returns rows committed per sequence."""
         policy, wavefront = self.policy, rows.wavefront
         start = wavefront.start.clone()
-        next_cu_rows, source, committed = ops.advance_wavefront(
+        next_cu_rows, source, committed, _, _ = ops.advance_wavefront(
             self.tokens,
             start,
             self.done,
@@ -228,6 +229,8 @@ class WavefrontLoop:
             rows.depth,
             wavefront.cu_rows,
             self.limit,
+            self.known,
+            self.sequence_ids,
             self.stop_tokens,
             headway=policy.headway,
             max_wavefront=policy.max_wavefront,

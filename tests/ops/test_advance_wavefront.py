@@ -1,90 +1,19 @@
 """``advance_wavefront`` against a slow model of one sequence, and examples by name."""
 
-import copy
 from functools import partial
-from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rdkernels.ops import advance_wavefront
+from rdkernels.errors import ArgumentError
+from rdkernels.ops import OPS, advance_wavefront
 from tests.support.checking import assert_refused, check_operator
-from tests.support.wavefront_model import FRESH, Row, Sequence, advance
+from tests.support.wavefront_case import FRESH, GARBAGE, check, check_out, pack, sequence
+from tests.support.wavefront_model import Row, Sequence
 
 OP = "advance_wavefront"
-GARBAGE = 7  # a sample, depth and settled flag of rows past cu_rows[B] that would change results
-UNWRITTEN = -5  # depth of a token that no row decided
-
-
-def pack(sequences, stop_tokens=(), padding=0, device="cpu"):
-    """The op's tensor arguments, in the order of its signature."""
-    rows = [row for sequence in sequences for row in sequence.rows]
-    width = max([sequence.limit for sequence in sequences], default=0) + 1
-
-    def row_tensor(values, filler, dtype):
-        return torch.tensor([*values, *[filler] * padding], dtype=dtype, device=device)
-
-    def sequence_tensor(values, dtype):
-        return torch.tensor(list(values), dtype=dtype, device=device)
-
-    def table(maps, filler, dtype):
-        values = [[entries.get(p, filler) for p in range(width)] for entries in maps]
-        return torch.tensor(values, dtype=dtype, device=device).view(len(sequences), width)
-
-    lengths = [0, *(len(sequence.rows) for sequence in sequences)]
-    return {
-        "tokens": table((s.tokens for s in sequences), 0, torch.int64),
-        "start": sequence_tensor((s.start for s in sequences), torch.int32),
-        "done": sequence_tensor((s.done for s in sequences), torch.bool),
-        "committed_depth": table((s.committed_depth for s in sequences), UNWRITTEN, torch.int32),
-        "sampled": row_tensor((row.sampled for row in rows), GARBAGE, torch.int64),
-        "settled": row_tensor((row.settled for row in rows), True, torch.bool),
-        "depth": row_tensor((row.depth for row in rows), GARBAGE, torch.int32),
-        "cu_rows": torch.tensor(lengths, device=device).cumsum(0).int(),
-        "limit": sequence_tensor((s.limit for s in sequences), torch.int32),
-        "stop_tokens": sequence_tensor(stop_tokens, torch.int64),
-    }
-
-
-def check(sequences, provider, device, stop_tokens=(), headway=1, max_wavefront=128, padding=0):
-    """Run the op and the model on copies, compare everything; the model's sequences and rows."""
-    tensors = pack(sequences, stop_tokens, padding, device)
-    before = {name: tensor.clone() for name, tensor in tensors.items()}
-    next_cu_rows, source_row, committed = advance_wavefront(
-        **tensors, headway=headway, max_wavefront=max_wavefront, backend=provider
-    )
-    model = copy.deepcopy(sequences)
-    bounds, sources, counts, first = [0], [], [], 0
-    for sequence in model:
-        following, count = advance(sequence, set(stop_tokens), headway, max_wavefront)
-        sources += [row if row == FRESH else first + row for row in following]
-        first += len(sequence.rows)
-        bounds.append(len(sources))
-        counts.append(count)
-    capacity = first + padding + len(sequences) * headway
-    assert [t.dtype for t in (next_cu_rows, source_row, committed)] == [torch.int32] * 3
-    assert next_cu_rows.tolist() == bounds
-    assert source_row.tolist() == sources + [-1] * (capacity - len(sources))
-    assert committed.tolist() == counts
-    want = pack(model, stop_tokens, padding)
-    for name in ("tokens", "start", "done", "committed_depth"):
-        assert tensors[name].tolist() == want[name].tolist(), name
-    for name in ("sampled", "settled", "depth", "cu_rows", "limit", "stop_tokens"):
-        assert torch.equal(tensors[name], before[name]), f"{name} is only read"
-    return model, [sources[a:b] for a, b in pairwise(bounds)]
-
-
-def sequence(consumed, sampled, settled, *, start=2, limit=30):
-    """One sequence whose row ``i`` consumed ``consumed[i]`` and samples ``sampled[i]``."""
-    rows = [
-        Row(start + i, token, bool(ok), depth=4 * (len(sampled) - i))
-        for i, (token, ok) in enumerate(zip(sampled, settled, strict=True))
-    ]
-    tokens = {p: 9 for p in range(start)} | {start + i: t for i, t in enumerate(consumed)}
-    return Sequence(tokens, start, limit, rows=rows)
-
 
 # Random states.
 
@@ -95,35 +24,43 @@ def random_sequence(draw, headway_room):
     length = draw(st.integers(0, 6))
     # The last row is at most at limit - 2: it predicts the last token that may be.
     limit = start + max(length, 1) + 1 + draw(st.integers(0, headway_room))
+    known = draw(st.one_of(st.just(start + 1), st.integers(1, limit)))
     token = st.integers(0, 3)
-    consumed = draw(st.lists(token, min_size=length, max_size=length))
+    tokens = dict(enumerate(draw(st.lists(token, min_size=limit, max_size=limit))))
     rows = []
-    for i in range(length):
+    for position in range(start, start + length):
         sampled = draw(token)
-        if i + 1 < length and draw(st.integers(0, 3)):
-            sampled = consumed[i + 1]  # as drafts mostly are: the next row consumed it
+        if draw(st.integers(0, 3)):
+            sampled = tokens[position + 1]  # as drafts mostly are: the next row consumed it
         settled = draw(st.integers(0, 3)) > 0
-        rows.append(Row(start + i, sampled, settled, draw(st.integers(0, 64))))
-    tokens = {p: draw(token) for p in range(start + 1)}
-    tokens |= {start + i: value for i, value in enumerate(consumed)}
+        rows.append(Row(position, sampled, settled, draw(st.integers(0, 64))))
     done = not length and draw(st.booleans())
-    return Sequence(tokens, start, limit, done, rows)
+    return Sequence(tokens, start, limit, known, draw(st.integers(-9, 9)), done, rows)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_random_states(provider, device, data):
-    headway = data.draw(st.integers(1, 4), "headway")
-    sequences = data.draw(st.lists(random_sequence(headway + 2), max_size=4), "sequences")
-    check(
-        sequences,
-        provider,
-        device,
-        stop_tokens=data.draw(st.lists(st.integers(0, 5), max_size=2), "stop_tokens"),
-        headway=headway,
-        max_wavefront=data.draw(st.integers(1, 8), "max_wavefront"),
-        padding=data.draw(st.integers(0, 3), "padding"),
-    )
+@st.composite
+def random_call(draw):
+    headway = draw(st.integers(1, 4))
+    return {
+        "sequences": draw(st.lists(random_sequence(headway + 2), max_size=4)),
+        "stop_tokens": draw(st.lists(st.integers(0, 5), max_size=2)),
+        "headway": headway,
+        "restart": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(call=random_call(), max_wavefront=st.integers(1, 8), padding=st.integers(0, 3))
+def test_random_states(provider, device, call, max_wavefront, padding):
+    options = {"max_wavefront": max_wavefront, "padding": padding}
+    check(provider=provider, device=device, **call, **options)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(call=random_call(), capacity=st.integers(0, 20))
+def test_outputs_of_any_number_of_rows(provider, device, call, capacity):
+    """More than can be needed, just enough, or too few: then next_cu_rows tells."""
+    check_out(provider=provider, device=device, capacity=capacity, **call)
 
 
 # Examples by name: (sequences after, sources per sequence).
@@ -240,6 +177,78 @@ def test_padding_rows_belong_to_nobody(provider, device):
     assert not after.done and sources == [FRESH]
 
 
+def test_known_tokens_are_not_sampled(provider, device):
+    """Positions 3 and 4 are given: samples 7 and 2 there are ignored, a stop token as well."""
+    state = sequence([1, 5, 6], [7, 2, 8], [True] * 3, known=5)
+    (after,), (sources,) = check([state], provider, device, stop_tokens=[2, 5])
+    assert not after.done and after.start == 5 and sources == [FRESH]
+    assert [after.tokens[p] for p in (3, 4, 5)] == [5, 6, 8]
+    assert after.committed_depth == {5: 4}, "only token 5 was decided by a row"
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_front_runs_through_known_tokens(restart, provider, device):
+    """Fresh rows consume what is given; past it they start from the token before them."""
+    state = sequence([1], [5], [False], known=5, given=[7, 8])
+    options = {"headway": 4, "max_wavefront": 3, "restart": restart}
+    (after,), (sources,) = check([state], provider, device, **options)
+    assert sources == [0] + [FRESH] * 4
+    assert [after.tokens[p] for p in (2, 3, 4, 5, 6)] == [1, 7, 8, 8, 8]
+
+
+def test_rows_in_the_prompt_are_not_counted(provider, device):
+    """Rows at 2 and 3 are before known - 1 = 4: with a wavefront of 1 there is room at 4."""
+    state = sequence([1, 7], [5, 5], [False, False], known=5, given=[8])
+    (_,), (sources,) = check([state], provider, device, headway=3, max_wavefront=1)
+    assert sources == [0, 1, FRESH]
+    state = sequence([1, 7, 8], [5, 5, 5], [False] * 3, known=5)
+    (_,), (sources,) = check([state], provider, device, headway=3, max_wavefront=1)
+    assert sources == [0, 1, 2]
+
+
+def test_a_known_prompt_up_to_the_limit(provider, device):
+    state = sequence([1, 5], [5, 6], [True, True], limit=5, known=5, given=[8])
+    (after,), (sources,) = check([state], provider, device)
+    assert after.done and sources == [] and after.tokens[4] == 8 and not after.committed_depth
+
+
+def test_restart_keeps_right_drafts(provider, device):
+    state = sequence([1, 5, 6], [5, 9, 7], [True, False, False])
+    (after,), (sources,) = check([state], provider, device, restart=True)
+    assert after.start == 3 and sources == [1, 2, FRESH]
+    assert [after.tokens[p] for p in (3, 4, 5)] == [5, 6, 7], "what row 2 consumed stays"
+
+
+def test_restart_drops_wrong_drafts(provider, device):
+    """Row 0 decides 4 where row 1 consumed 5: rows 1 and 2 are void, and position 3 is fresh."""
+    state = sequence([1, 5, 6], [4, 6, 7], [True, True, True])
+    (after,), (sources,) = check([state], provider, device, headway=2, restart=True)
+    assert after.start == 3 and sources == [FRESH, FRESH]
+    assert [after.tokens[p] for p in (3, 4)] == [4, 4]
+
+
+def test_restart_waits_for_the_row_to_be_final(provider, device):
+    """Nothing committed: a sample that differs may be a draft that is still wrong itself."""
+    state = sequence([1, 5], [4, 6], [False, True])
+    (after,), (sources,) = check([state], provider, device, restart=True)
+    assert after.start == 2 and sources == [0, 1, FRESH] and after.tokens[3] == 5
+
+
+def test_restart_stops(provider, device):
+    """The decided stop token replaces the draft that the next row consumed."""
+    state = sequence([1, 5, 6], [2, 6, 7], [True, True, True])
+    (after,), (sources,) = check([state], provider, device, stop_tokens=[2], restart=True)
+    assert after.done and after.tokens[3] == 2 and sources == []
+
+
+def test_fresh_rows_name_the_row_before_them(provider, device):
+    """The front; where rows are dropped, the last committed row."""
+    for restart, tokens, want in ((False, [5, 6], [1, -2]), (True, [4, 6], [-1])):
+        arguments = pack([sequence([1, 5], tokens, [True, False])], device=device)
+        source = advance_wavefront(**arguments, restart=restart, backend=provider)[1]
+        assert source.tolist() == want + [-1] * (3 - len(want))
+
+
 def test_no_sequences(provider, device):
     check([], provider, device, padding=2)
 
@@ -253,16 +262,16 @@ def test_a_generation_runs_to_its_limit(provider, device):
     depths = torch.zeros(2, 9, dtype=torch.int32, device=device)
     cu_rows = torch.tensor([0, 1, 2], dtype=torch.int32, device=device)
     depth = torch.zeros(2, dtype=torch.int32, device=device)
+    known, ids = start + 1, torch.tensor([7, 8], dtype=torch.int32, device=device)
     none = torch.zeros(0, dtype=torch.int64, device=device)
     for _ in range(40):
         depth = depth + 4
         sampled = torch.full_like(depth, 6, dtype=torch.int64)
-        cu_rows, source, _ = advance_wavefront(
-            tokens, start, done, depths, sampled, depth >= 8, depth, cu_rows, limit, none,
-            headway=2, max_wavefront=4, backend=provider,
+        cu_rows, _, _, _, keys = advance_wavefront(
+            tokens, start, done, depths, sampled, depth >= 8, depth, cu_rows, limit, known, ids,
+            none, headway=2, max_wavefront=4, backend=provider,
         )  # fmt: skip
-        source = source[: cu_rows[-1]].long()
-        depth = torch.where(source < 0, 0, depth[source.clamp(min=0)]).int()
+        depth = keys[: cu_rows[-1], 2].contiguous()
         if done.all():
             break
     assert (start + 1).tolist() == limit.tolist()
@@ -294,8 +303,8 @@ def test_operator():
         sequence([1, 5], [5, 6], [True, False]),
         sequence([1, 2], [2, 6], [True, True], start=0),
     ]
-    full = (*pack(states, [2], padding=2).values(), 2, 8)
-    empty = (*pack([]).values(), 1, 8)
+    full = (*pack(states, [2], padding=2).values(), 2, 8, True)
+    empty = (*pack([]).values(), 1, 8, False)
     check_operator(OP, full, empty)
 
 
@@ -332,6 +341,10 @@ def zeros(*shape, dtype):
         ("cu_rows", zeros(2, dtype=torch.int64), r"int32\[2\] on .*, got int64\[2\] on"),
         ("limit", zeros(2, dtype=torch.int32), r"int32\[1\] on .*, got int32\[2\] on"),
         ("limit", zeros(1, dtype=torch.int64), r"int32\[1\] on .*, got int64\[1\] on"),
+        ("known", zeros(2, dtype=torch.int32), r"int32\[1\] on .*, got int32\[2\] on"),
+        ("known", zeros(1, dtype=torch.int64), r"int32\[1\] on .*, got int64\[1\] on"),
+        ("sequence_ids", zeros(2, dtype=torch.int32), r"int32\[1\] on .*, got int32\[2\] on"),
+        ("sequence_ids", zeros(1, dtype=torch.int64), r"int32\[1\] on .*, got int64\[1\] on"),
         ("stop_tokens", zeros(1, 1, dtype=torch.int64), r"int64\[\*\] on .*, got int64\[1, 1\]"),
         ("stop_tokens", zeros(1, dtype=torch.int32), r"int64\[\*\] on .*, got int32\[1\] on"),
         ("headway", 0, "at least 1, got 0"),
@@ -355,3 +368,30 @@ def test_bad_device(argument):
     function = partial(advance_wavefront, backend="eager")
     value = valid("cpu")[argument].to("meta")
     assert_refused(OP, function, valid("cpu"), argument, value, ".* on cpu, got .* on meta")
+
+
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        ("next_cu_rows", zeros(3, dtype=torch.int32)),
+        ("source_row", zeros(5, dtype=torch.int64)),
+        ("committed", zeros(2, dtype=torch.int32)),
+        ("row_tokens", zeros(4, dtype=torch.int64)),
+        ("row_tokens", zeros(5, dtype=torch.int32)),
+        ("row_keys", zeros(4, 3, dtype=torch.int32)),
+        ("row_keys", zeros(5, 2, dtype=torch.int32)),
+    ],
+)
+def test_bad_outputs(output, value):
+    outputs = {
+        "next_cu_rows": zeros(2, dtype=torch.int32),
+        "source_row": zeros(5, dtype=torch.int32),
+        "committed": zeros(1, dtype=torch.int32),
+        "row_tokens": zeros(5, dtype=torch.int64),
+        "row_keys": zeros(5, 3, dtype=torch.int32),
+    }
+    arguments, op = (*valid("cpu").values(), 1, 8, False), OPS[OP]
+    op.out(*arguments, **outputs)
+    for function in (op.out, op.eager_out):
+        with pytest.raises((ArgumentError, ValueError), match=f"^{OP}: "):
+            function(*arguments, **(outputs | {output: value}))

@@ -19,18 +19,25 @@ py::dict run(const py::dict& values, const py::kwargs& arguments) {
   p.depth = fields.pointer<const int32_t>("depth");
   p.cu_rows = fields.pointer<const int32_t>("cu_rows");
   p.limit = fields.pointer<const int32_t>("limit");
+  p.known = fields.pointer<const int32_t>("known");
+  p.sequence_ids = fields.pointer<const int32_t>("sequence_ids");
   p.stop_tokens = fields.pointer<const int64_t>("stop_tokens");
   p.next_cu_rows = fields.pointer<int32_t>("next_cu_rows");
   p.source_row = fields.pointer<int32_t>("source_row");
   p.committed = fields.pointer<int32_t>("committed");
+  p.row_tokens = fields.pointer<int64_t>("row_tokens");
+  p.row_keys = fields.pointer<int32_t>("row_keys");
   p.num_rows = fields.integer("num_rows");
+  p.capacity = fields.integer("capacity");
   p.max_length = fields.integer("max_length");
   p.tokens_stride = fields.integer("tokens_stride");
   p.committed_depth_stride = fields.integer("committed_depth_stride");
+  p.key_stride = fields.integer("key_stride");
   p.num_stop_tokens = fields.integer("num_stop_tokens");
   p.headway = fields.integer("headway");
   p.max_wavefront = fields.integer("max_wavefront");
   p.num_sequences = static_cast<int>(fields.integer("num_sequences"));
+  p.restart = fields.integer("restart") != 0;
   fields.check_all_used();
 
   const simt::Options options = simt_pybind::make_options(arguments);

@@ -31,6 +31,7 @@ _CRITERIA = {"latent-diff": 0, "cosine": 1}
 _STYLES = {"huginn": 0, "llama": 1, "olmo": 2}
 _WITH_MODULE_OF_THEIR_OWN = (
     "advance_wavefront",
+    "carry_rows",
     "exit_update",
     "inject_state",
     "recurrent_attention",
@@ -295,14 +296,20 @@ class EmulatedOps:
         depth: torch.Tensor,
         cu_rows: torch.Tensor,
         limit: torch.Tensor,
+        known: torch.Tensor,
+        sequence_ids: torch.Tensor,
         stop_tokens: torch.Tensor,
         headway: int,
         max_wavefront: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        restart: bool,
+    ) -> tuple[torch.Tensor, ...]:
         batch, num_rows = start.numel(), sampled.numel()
+        capacity = num_rows + batch * headway
         next_cu_rows = torch.full((batch + 1,), -99, dtype=torch.int32)
-        source_row = torch.full((num_rows + batch * headway,), -99, dtype=torch.int32)
+        source_row = torch.full((capacity,), -99, dtype=torch.int32)
         committed = torch.full((batch,), -99, dtype=torch.int32)
+        row_tokens = torch.full((capacity,), -99)
+        row_keys = torch.full((capacity, 3), -99, dtype=torch.int32)
         fields = {
             "tokens": address(tokens),
             "start": address(start),
@@ -313,21 +320,66 @@ class EmulatedOps:
             "depth": address(depth),
             "cu_rows": address(cu_rows),
             "limit": address(limit),
+            "known": address(known),
+            "sequence_ids": address(sequence_ids),
             "stop_tokens": address(stop_tokens),
             "next_cu_rows": address(next_cu_rows),
             "source_row": address(source_row),
             "committed": address(committed),
+            "row_tokens": address(row_tokens),
+            "row_keys": address(row_keys),
             "num_rows": num_rows,
+            "capacity": capacity,
             "max_length": tokens.size(1),
             "tokens_stride": tokens.stride(0),
             "committed_depth_stride": committed_depth.stride(0),
+            "key_stride": row_keys.stride(0),
             "num_stop_tokens": stop_tokens.numel(),
             "headway": headway,
             "max_wavefront": max_wavefront,
             "num_sequences": batch,
+            "restart": restart,
         }
         self._launch("advance_wavefront", fields)
-        return next_cu_rows, source_row, committed
+        return next_cu_rows, source_row, committed, row_tokens, row_keys
+
+    def _carry_rows(
+        self,
+        state: torch.Tensor,
+        embed: torch.Tensor,
+        source_row: torch.Tensor,
+        row_keys: torch.Tensor,
+        cu_rows: torch.Tensor,
+        seed: int,
+        std: float,
+        continuous: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        state, embed, row_keys = _rows(state), _rows(embed), _rows(row_keys)
+        shape = (source_row.numel(), state.size(1))
+        next_state = state.new_full(shape, math.nan)
+        next_embed = state.new_full(shape, math.nan)
+        fields = {
+            "state": address(state),
+            "embed": address(embed),
+            "source_row": address(source_row),
+            "row_keys": address(row_keys),
+            "row_count": address(cu_rows[-1:]),
+            "next_state": address(next_state),
+            "next_embed": address(next_embed),
+            "num_rows": state.size(0),
+            "rows": shape[0],
+            "width": shape[1],
+            "state_stride": state.stride(0),
+            "embed_stride": embed.stride(0),
+            "key_stride": row_keys.stride(0),
+            "next_state_stride": next_state.stride(0),
+            "next_embed_stride": next_embed.stride(0),
+            "seed": seed % 2**64,
+            "std": std,
+            "continuous": continuous,
+        }
+        self._launch("carry_rows", fields, DTYPES[state.dtype])
+        return next_state, next_embed
 
 
 class CheckedOps(EmulatedOps):

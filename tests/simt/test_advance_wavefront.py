@@ -14,7 +14,7 @@ from .schedules import adversarial
 from .tensors import address, assert_same_everywhere, load_kernels
 
 OP = "advance_wavefront"
-UNWRITTEN = -7
+UNWRITTEN, GUARD = -7, -99
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,10 @@ def random_state(rng, batch, max_rows, *, agree=0.8, settle=0.8, tokens=4):
     starts = [rng.randint(0, 5) for _ in range(batch)]
     # A row's sample must have a place: the last row sits at limit - 2 at most.
     limits = [s + n + 1 + rng.choice([0, 0, 1, 2, 9]) for s, n in zip(starts, lengths, strict=True)]
+    knowns = [
+        rng.choice([s + 1, s + 1, rng.randint(1, limit)])
+        for s, limit in zip(starts, limits, strict=True)
+    ]
     width = max(limits, default=1) + rng.randint(0, 2)
     padding = rng.randint(0, 3)
     num_rows = sum(lengths) + padding
@@ -58,9 +62,12 @@ def random_state(rng, batch, max_rows, *, agree=0.8, settle=0.8, tokens=4):
         "depth": torch.randint(1, 99, (num_rows,), generator=_generator(rng), dtype=torch.int32),
         "cu_rows": cu_rows,
         "limit": int32(limits),
+        "known": int32(knowns),
+        "sequence_ids": int32([rng.randrange(-(2**31), 2**31) for _ in range(batch)]),
         "stop_tokens": torch.tensor(rng.choice([[], [], [0], [9, 1, 2**40]]), dtype=torch.int64),
         "headway": rng.choice([1, 1, 2, 5]),
         "max_wavefront": rng.choice([1, 2, 7, 128]),
+        "restart": rng.random() < 0.5,
     }
 
 
@@ -83,41 +90,59 @@ def fresh(state):
 WRITTEN = ("tokens", "start", "done", "committed_depth")
 
 
-def run(kernels, state, **options):
+def most_rows(state):
+    """As many rows as the next step can have."""
+    return state["sampled"].numel() + state["start"].numel() * state["headway"]
+
+
+def run(kernels, state, capacity=None, **options):
     """Everything the op writes or returns, from one emulated launch on a copy of ``state``."""
     state = fresh(state)
     batch, num_rows = state["start"].numel(), state["sampled"].numel()
+    capacity = most_rows(state) if capacity is None else capacity
+    # One element more than there should be: it must stay.
     outputs = {
-        "next_cu_rows": torch.full((batch + 1,), -99, dtype=torch.int32),
-        "source_row": torch.full((num_rows + batch * state["headway"],), -99, dtype=torch.int32),
-        "committed": torch.full((batch,), -99, dtype=torch.int32),
+        "next_cu_rows": torch.full((batch + 2,), GUARD, dtype=torch.int32),
+        "source_row": torch.full((capacity + 1,), GUARD, dtype=torch.int32),
+        "committed": torch.full((batch + 1,), GUARD, dtype=torch.int32),
+        "row_tokens": torch.full((capacity + 1,), GUARD),
+        "row_keys": torch.full((capacity + 1, 5), GUARD, dtype=torch.int32),
     }
     tensors = {k: v for k, v in (state | outputs).items() if isinstance(v, torch.Tensor)}
     fields = {name: address(tensor) for name, tensor in tensors.items()} | {
         "num_rows": num_rows,
+        "capacity": capacity,
         "max_length": state["tokens"].size(1),
         "tokens_stride": state["tokens"].stride(0),
         "committed_depth_stride": state["committed_depth"].stride(0),
+        "key_stride": outputs["row_keys"].stride(0),
         "num_stop_tokens": state["stop_tokens"].numel(),
         "headway": state["headway"],
         "max_wavefront": state["max_wavefront"],
         "num_sequences": batch,
+        "restart": state["restart"],
     }
     kernels.run(fields, **options)
+    for name, output in outputs.items():
+        assert (output[-1] == GUARD).all(), f"{name}: written past its end"
+        outputs[name] = output[:-1]
+    assert (outputs["row_keys"][:, 3:] == GUARD).all(), "written between rows"
+    outputs["row_keys"] = outputs["row_keys"][:, :3]
     tables = [state[name] if state[name]._base is None else state[name]._base for name in WRITTEN]
     return (*tables, *outputs.values())
 
 
-def specification(state):
+def specification(state, capacity=None):
     state = fresh(state)
-    outputs = eager.advance_wavefront(**state)
+    outputs = eager.advance_wavefront(**state, capacity=capacity)
     tables = [state[name] if state[name]._base is None else state[name]._base for name in WRITTEN]
     return (*tables, *outputs)
 
 
-def check(kernels, state):
-    names = (*WRITTEN, "next_cu_rows", "source_row", "committed")
-    for name, got, want in zip(names, run(kernels, state), specification(state), strict=True):
+def check(kernels, state, capacity=None):
+    names = (*WRITTEN, "next_cu_rows", "source_row", "committed", "row_tokens", "row_keys")
+    results = (run(kernels, state, capacity), specification(state, capacity))
+    for name, got, want in zip(names, *results, strict=True):
         assert torch.equal(got, want), f"{name}\n{got}\n{want}\n{state}"
 
 
@@ -127,7 +152,8 @@ def sweep(kernels, seed, count):
         batch = rng.choice([1, 2, 3, 5, 40])
         max_rows = rng.choice([1, 3, 12, 70, 140])
         chances = {"agree": rng.choice([0.3, 0.9, 1.0]), "settle": rng.choice([0.3, 0.9, 1.0])}
-        check(kernels, random_state(rng, batch, max_rows, tokens=rng.choice([2, 30]), **chances))
+        state = random_state(rng, batch, max_rows, tokens=rng.choice([2, 30]), **chances)
+        check(kernels, state, rng.choice([None, None, rng.randint(0, 2 * most_rows(state))]))
 
 
 def test_random_states(kernels, seed):
@@ -155,45 +181,86 @@ def one_sequence(rows, limit, **changes):
         "depth": torch.arange(rows, dtype=torch.int32) + 1,
         "cu_rows": int32([0, rows]),
         "limit": int32([limit]),
+        "known": int32([4]),
+        "sequence_ids": int32([-6]),
         "stop_tokens": torch.tensor([], dtype=torch.int64),
         "headway": 1,
         "max_wavefront": 128,
+        "restart": False,
     }
     return state | changes
 
+
+def together(states):
+    """One batch of states of one sequence each; the numbers are those of the first."""
+    width = max(state["tokens"].size(1) for state in states)
+
+    def joined(name):
+        values = [state[name] for state in states]
+        if name in ("tokens", "committed_depth"):
+            values = [
+                torch.nn.functional.pad(v, (0, width - v.size(1)), value=UNWRITTEN) for v in values
+            ]
+        return torch.cat(values)
+
+    batch = {name: joined(name) for name, value in states[0].items() if name not in SHARED}
+    counts = torch.tensor([0] + [state["sampled"].numel() for state in states])
+    return states[0] | batch | {"cu_rows": counts.cumsum(0).int()}
+
+
+SHARED = ("cu_rows", "stop_tokens", "headway", "max_wavefront", "restart")
 
 # The warp looks at 32 rows at a time: everything that can end a prefix, on both sides of that.
 EDGES = [0, 1, 30, 31, 32, 33, 63, 64]
 
 
-@pytest.mark.parametrize(
-    ("rows", "at"), [(rows, at) for rows in (1, 31, 32, 33, 64, 65) for at in EDGES if at < rows]
-)
-def test_ends_of_the_prefix(kernels, rows, at):
+def ends_of_the_prefix(rows, at, limit, **changes):
+    """Row ``at`` is unsettled, or stale, or samples the stop token 7; or its token is known."""
+    state = one_sequence(rows, limit, stop_tokens=torch.tensor([1, 7]), **changes)
+    unsettled, stale, stopped = fresh(state), fresh(state), fresh(state)
+    unsettled["settled"][at] = False
+    stale["tokens"][0, 3 + at] = 6
+    stopped["sampled"][at] = 7
+    right = fresh(stopped)
+    if at + 1 < rows:
+        right["tokens"][0, 3 + at + 1] = 7
+    known = int32([3 + at + 2])
+    given = fresh(right) | {"known": known}
+    return [
+        state,
+        unsettled,
+        stale,
+        stopped,
+        right,
+        given,
+        given | {"sampled": state["sampled"] + 3},
+    ]
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["redraft", "restart"])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 64, 65])
+def test_ends_of_the_prefix(kernels, rows, restart):
     for limit in (3 + rows + 1, 3 + rows + 2, 3 + rows + 30):
-        state = one_sequence(rows, limit)
-        check(kernels, state)
-        unsettled = fresh(state)
-        unsettled["settled"][at] = False
-        check(kernels, unsettled)
-        stale = fresh(state)
-        stale["tokens"][0, 3 + at] = 6
-        check(kernels, stale)
-        stopped = fresh(state) | {"stop_tokens": torch.tensor([1, 7])}
-        stopped["sampled"][at] = 7
-        check(kernels, stopped)
-        if at + 1 < rows:
-            stopped["tokens"][0, 3 + at + 1] = 7
-            check(kernels, stopped)
+        cases = (ends_of_the_prefix(rows, at, limit, restart=restart) for at in EDGES if at < rows)
+        check(kernels, together([state for case in cases for state in case]))
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["redraft", "restart"])
 @pytest.mark.parametrize("headway", [1, 3, 40])
 @pytest.mark.parametrize("max_wavefront", [1, 4, 50])
-def test_extension(kernels, headway, max_wavefront):
+def test_extension(kernels, headway, max_wavefront, restart):
+    """Four rows from position 3 on: every limit and number of known tokens around them."""
+    states = []
     for limit in (8, 9, 10, 60):
-        state = one_sequence(4, limit, headway=headway, max_wavefront=max_wavefront)
-        state["settled"][2] = False
-        check(kernels, state)
+        for known in (4, 6, 7, 8, 9, 12, 50):
+            state = one_sequence(4, limit, headway=headway, max_wavefront=max_wavefront)
+            state |= {"known": int32([min(known, limit)]), "restart": restart}
+            state["tokens"][0, 7:] = torch.arange(limit - 7) + 20
+            state["settled"][2] = False
+            corrected = fresh(state)
+            corrected["sampled"][1] = 6  # another token than row 2 consumed
+            states += [state, corrected]
+    check(kernels, together(states))
 
 
 def test_a_limit_past_the_table_does_not_write_past_it(kernels):
@@ -202,17 +269,19 @@ def test_a_limit_past_the_table_does_not_write_past_it(kernels):
     table = torch.full((1, 20), 5)
     table[:, 6:] = UNWRITTEN
     state |= {"tokens": table[:, :6], "limit": int32([10**9])}
-    tokens = run(kernels, state)[0]
-    assert (tokens[0, 6:] == UNWRITTEN).all()
+    for restart, known in ((False, 4), (True, 4), (True, 10**9)):
+        tokens = run(kernels, state | {"restart": restart, "known": int32([known])})[0]
+        assert (tokens[0, 6:] == UNWRITTEN).all()
 
 
 def test_every_schedule(kernels):
-    rng, results = random.Random(11), {}
-    state = random_state(rng, 45, 70, agree=0.95, settle=0.95)
-    for name, options in adversarial(seed=12).items():
-        results[name] = run(kernels, state, **options)
-    results["specification"] = specification(state)
-    assert_same_everywhere(results)
+    for restart in (False, True):
+        rng, results = random.Random(11), {}
+        state = random_state(rng, 45, 70, agree=0.95, settle=0.95) | {"restart": restart}
+        for name, options in adversarial(seed=12).items():
+            results[name] = run(kernels, state, **options)
+        results["specification"] = specification(state)
+        assert_same_everywhere(results)
 
 
 @pytest.mark.slow

@@ -1,15 +1,16 @@
 // The CUDA kernel of advance_wavefront: the whole state machine in one block, nothing read by the
 // host. See advance_wavefront.h for the meaning and wavefront.h for the rules.
 //
-//   warps in parallel, one sequence each          warp 0                all threads
-//   +------------------------------------+   +--------------+   +-------------------------+
-//   | count the prefix that can commit   |   | prefix sum   |   | source_row, one entry   |
-//   | write drafts, depths, start, done  |-->| of the rows  |-->| per thread: whose row?  |
-//   | next_cu_rows[b + 1] = rows kept    |   | in place     |   | (binary search)         |
-//   +------------------------------------+   +--------------+   +-------------------------+
+//   warps in parallel, one sequence each      warp 0          warps in parallel, one sequence each
+//   +-----------------------------------+  +------------+  +-----------------------------------+
+//   | only reads: count the prefix that |  | prefix sum |  | write tokens, depths, start, done |
+//   | can commit, and the next rows     |->| of the next|->| and the sequence's next rows      |
+//   | committed, next_cu_rows[b + 1]    |  | rows       |  | (all threads: padding rows)       |
+//   +-----------------------------------+  +------------+  +-----------------------------------+
 //
 // A warp looks at 32 rows at once: a ballot finds the first that cannot commit and the first that
-// ends the sequence. It writes tokens only after it has read all it compares.
+// ends the sequence. What a next row consumes is looked up where it came from, never where it is
+// being written.
 #pragma once
 
 #include "rdkernels/advance_wavefront.h"
@@ -25,7 +26,7 @@ inline constexpr int kAdvanceThreads = 1024;
 struct SequenceRows {
   int sequence;
   int64_t first, count;  // its packed rows
-  int64_t start, limit;
+  int64_t start, limit, known;
   int64_t* tokens;  // its row of tokens
 };
 
@@ -36,6 +37,7 @@ RDK_DEVICE SequenceRows load_sequence(const AdvanceWavefrontParams& p, int seque
   rows.count = load_global(p.cu_rows + sequence + 1) - rows.first;
   rows.start = load_global(p.start + sequence);
   rows.limit = load_global(p.limit + sequence);
+  rows.known = load_global(p.known + sequence);
   rows.tokens = p.tokens + sequence * p.tokens_stride;
   return rows;
 }
@@ -45,6 +47,13 @@ RDK_DEVICE bool is_stop_token(const AdvanceWavefrontParams& p, int64_t token) {
     if (load_global(p.stop_tokens + i) == token) return true;
   }
   return false;
+}
+
+// Did row j consume something else than row j - 1 predicts? Row 0 has consumed a committed token.
+RDK_DEVICE bool is_stale(const AdvanceWavefrontParams& p, const SequenceRows& rows, int64_t j) {
+  const int64_t position = rows.start + j;
+  if (j == 0 || position < rows.known || position >= p.max_length) return false;
+  return load_global(rows.tokens + position) != load_global(p.sampled + rows.first + j - 1);
 }
 
 struct Commit {
@@ -59,13 +68,11 @@ RDK_DEVICE Commit count_commits(const AdvanceWavefrontParams& p, const SequenceR
     const int64_t j = base + lane;
     bool blocked = true, last = false;  // rows past the end can not be committed
     if (j < rows.count) {
-      const int64_t row = rows.first + j, position = rows.start + j;
-      const bool comparable = j > 0 && position < p.max_length;
-      const int64_t consumed = comparable ? load_global(rows.tokens + position) : 0;
-      const int64_t predicted = comparable ? load_global(p.sampled + row - 1) : 0;
-      blocked = !may_commit(j, load_global(p.settled + row) != 0, consumed, predicted);
+      const int64_t row = rows.first + j;
+      const bool decides = rows.start + j + 1 >= rows.known;  // its token is not given
+      blocked = load_global(p.settled + row) == 0 || is_stale(p, rows, j);
       last = reaches_limit(rows.start, j, rows.limit) ||
-             is_stop_token(p, load_global(p.sampled + row));
+             (decides && is_stop_token(p, load_global(p.sampled + row)));
     }
     const unsigned blocked_lanes = __ballot_sync(0xFFFFFFFFu, blocked);
     const unsigned last_lanes = __ballot_sync(0xFFFFFFFFu, last);
@@ -77,35 +84,30 @@ RDK_DEVICE Commit count_commits(const AdvanceWavefrontParams& p, const SequenceR
   return {rows.count, false};
 }
 
-// Samples become the tokens of the next positions, and fresh rows without a prediction start from
-// the last of them. Committed tokens get the depth that decided them. Collective over the warp.
-RDK_DEVICE void write_tokens(const AdvanceWavefrontParams& p, const SequenceRows& rows,
-                             const Commit& commit, const NextRows& next) {
-  int32_t* committed_depth = p.committed_depth + rows.sequence * p.committed_depth_stride;
-  const int64_t last_row = rows.first + rows.count - 1;
-  const int64_t drafts = rows.count + (next.fresh > 1 ? next.fresh - 1 : 0);
-  for (int64_t j = threadIdx.x % 32; j < drafts; j += 32) {
-    const int64_t position = rows.start + 1 + j;
-    if (position >= p.max_length) break;
-    const int64_t row = j < rows.count ? rows.first + j : last_row;
-    store_global(rows.tokens + position, load_global(p.sampled + row));
-    if (j < commit.count) store_global(committed_depth + position, load_global(p.depth + row));
-  }
+RDK_DEVICE SequenceStep step_of(const AdvanceWavefrontParams& p, const SequenceRows& rows,
+                                const Commit& commit) {
+  const bool comparable = p.restart && commit.count > 0 && commit.count < rows.count;
+  SequenceStep step;
+  step.start = rows.start;
+  step.rows = rows.count;
+  step.limit = rows.limit;
+  step.known = rows.known;
+  step.committed = commit.count;
+  step.finished = commit.finished;
+  step.restart = p.restart;
+  step.corrected = comparable && is_stale(p, rows, commit.count);
+  return step;
 }
 
-// All of a sequence but for the packing. Collective over the warp.
-RDK_DEVICE void advance_sequence(const AdvanceWavefrontParams& p, int sequence) {
+// The sizes of a sequence's next step. Collective over the warp. Writes nothing that it reads.
+RDK_DEVICE void measure_sequence(const AdvanceWavefrontParams& p, int sequence) {
   const SequenceRows rows = load_sequence(p, sequence);
   const Commit commit = count_commits(p, rows);
-  const NextRows next = next_rows(rows.start, rows.count, commit.count, commit.finished, rows.limit,
-                                  p.headway, p.max_wavefront);
-  write_tokens(p, rows, commit, next);
+  const SequenceStep step = step_of(p, rows, commit);
+  const int64_t next = rows_kept(step) + rows_added(step, p.headway, p.max_wavefront);
   if (threadIdx.x % 32 != 0) return;
-  store_global(p.next_cu_rows + sequence + 1, static_cast<int32_t>(next.kept + next.fresh));
+  store_global(p.next_cu_rows + sequence + 1, static_cast<int32_t>(next));
   store_global(p.committed + sequence, static_cast<int32_t>(commit.count));
-  if (rows.count == 0) return;
-  store_global(p.start + sequence, static_cast<int32_t>(rows.start + commit.count));
-  store_global(p.done + sequence, commit.finished ? 1 : 0);
 }
 
 // next_cu_rows[1 ...] from counts to their prefix sums. Collective over the warp.
@@ -127,30 +129,87 @@ RDK_DEVICE void sum_next_rows(const AdvanceWavefrontParams& p) {
   if (lane == 0) store_global(p.next_cu_rows, 0);
 }
 
-// The row of this step that row `next_row` of the next one continues; -1 if it is fresh or past the
-// last row.
-RDK_DEVICE int32_t find_source_row(const AdvanceWavefrontParams& p, int64_t next_row) {
-  if (next_row >= load_global(p.next_cu_rows + p.num_sequences)) return -1;
-  const int sequence = sequence_of_row(p.num_sequences, next_row,
-                                       [&](int b) { return load_global(p.next_cu_rows + b); });
-  const int32_t end = load_global(p.cu_rows + sequence + 1);
-  const int64_t row = load_global(p.cu_rows + sequence) + load_global(p.committed + sequence) +
-                      next_row - load_global(p.next_cu_rows + sequence);
-  return row < end ? static_cast<int32_t>(row) : -1;
+// What the row at `position` of the next step consumes.
+RDK_DEVICE int64_t next_token(const AdvanceWavefrontParams& p, const SequenceRows& rows,
+                              const SequenceStep& step, int64_t position) {
+  const TokenOrigin origin = token_origin(step, position);
+  if (!origin.in_place) return load_global(p.sampled + rows.first + origin.index);
+  return origin.index < p.max_length ? load_global(rows.tokens + origin.index) : 0;
+}
+
+// Predictions become tokens. Committed tokens get the depth that decided them. Collective.
+RDK_DEVICE void write_tokens(const AdvanceWavefrontParams& p, const SequenceRows& rows,
+                             const SequenceStep& step, int64_t fresh) {
+  const int lane = threadIdx.x % 32;
+  const TokenRange range = written_tokens(step, fresh);
+  for (int64_t position = range.first + lane; position < range.end; position += 32) {
+    if (position >= p.max_length) break;
+    store_global(rows.tokens + position, next_token(p, rows, step, position));
+  }
+  int32_t* committed_depth = p.committed_depth + rows.sequence * p.committed_depth_stride;
+  for (int64_t j = lane; j < step.committed; j += 32) {
+    const int64_t position = rows.start + 1 + j;
+    if (position < step.known || position >= p.max_length) continue;
+    store_global(committed_depth + position, load_global(p.depth + rows.first + j));
+  }
+}
+
+RDK_DEVICE void write_row(const AdvanceWavefrontParams& p, int64_t row, int64_t source,
+                          int64_t token, int32_t sequence_id, int64_t position, int32_t depth) {
+  int32_t* key = p.row_keys + row * p.key_stride;
+  store_global(p.source_row + row, static_cast<int32_t>(source));
+  store_global(p.row_tokens + row, token);
+  store_global(key, sequence_id);
+  store_global(key + 1, static_cast<int32_t>(position));
+  store_global(key + 2, depth);
+}
+
+// The sequence's rows of the next step, `kept` of this one and `fresh` ones, as far as there is
+// room. Collective over the warp.
+RDK_DEVICE void write_next_rows(const AdvanceWavefrontParams& p, const SequenceRows& rows,
+                                const SequenceStep& step, int64_t kept, int64_t fresh) {
+  const int64_t first = load_global(p.next_cu_rows + rows.sequence);
+  const int64_t source = rows.first + step.committed;  // of the first row kept
+  const int32_t sequence_id = load_global(p.sequence_ids + rows.sequence);
+  for (int64_t i = threadIdx.x % 32; i < kept + fresh; i += 32) {
+    if (first + i >= p.capacity) break;
+    const int64_t position = rows.start + step.committed + i;
+    const int64_t token = next_token(p, rows, step, position);
+    const bool is_kept = i < kept;
+    write_row(p, first + i, is_kept ? source + i : -(source + kept), token, sequence_id, position,
+              is_kept ? load_global(p.depth + source + i) : 0);
+  }
+}
+
+// All that depends on where the sequence's next rows begin. Collective over the warp.
+RDK_DEVICE void advance_sequence(const AdvanceWavefrontParams& p, int sequence) {
+  const SequenceRows rows = load_sequence(p, sequence);
+  if (rows.count == 0) return;
+  // A sequence goes on with at least one row: without one it is finished.
+  const bool finished =
+      load_global(p.next_cu_rows + sequence + 1) == load_global(p.next_cu_rows + sequence);
+  const SequenceStep step = step_of(p, rows, {load_global(p.committed + sequence), finished});
+  const int64_t kept = rows_kept(step), fresh = rows_added(step, p.headway, p.max_wavefront);
+  __syncwarp();  // all lanes have read start and compared tokens
+  write_tokens(p, rows, step, fresh);
+  write_next_rows(p, rows, step, kept, fresh);
+  if (threadIdx.x % 32 != 0) return;
+  store_global(p.start + sequence, static_cast<int32_t>(rows.start + step.committed));
+  store_global(p.done + sequence, finished ? 1 : 0);
 }
 
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) advance_wavefront_kernel(AdvanceWavefrontParams p) {
   constexpr int kWarps = kThreads / 32;
   const int warp = threadIdx.x / 32;
-  for (int b = warp; b < p.num_sequences; b += kWarps) advance_sequence(p, b);
+  for (int b = warp; b < p.num_sequences; b += kWarps) measure_sequence(p, b);
   __syncthreads();
   if (warp == 0) sum_next_rows(p);
   __syncthreads();
-  const int64_t capacity = p.num_rows + p.num_sequences * p.headway;
-  for (int64_t i = threadIdx.x; i < capacity; i += kThreads) {
-    store_global(p.source_row + i, find_source_row(p, i));
-  }
+  for (int b = warp; b < p.num_sequences; b += kWarps) advance_sequence(p, b);
+  const int64_t past = load_global(p.next_cu_rows + p.num_sequences);
+  for (int64_t i = past + threadIdx.x; i < p.capacity; i += kThreads)
+    write_row(p, i, -1, 0, 0, 0, 0);
 }
 
 }  // namespace rdk

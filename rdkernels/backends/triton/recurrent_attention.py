@@ -296,9 +296,9 @@ def _plan(dtype: torch.dtype, rows: int, sequences: int, heads: int, cache: torc
         positions=16 if fp32 else 64 if columns <= 128 else 32,
         columns=columns,
         splits=splits,
-        warps=8 if lines == _WIDE_LINES and columns > 128 else 4,
-        # A K/V tile on its way while another is used, and its pages a tile ahead; 64 KB at most.
-        stages=3 if lines == _NARROW_LINES else 2,
+        # As many as spill no registers on any architecture; 3 stages look pages up a tile ahead.
+        warps=8 if lines == _WIDE_LINES and columns > 64 else 4,
+        stages=3 if lines == _NARROW_LINES and columns <= 128 else 2,
     )
 
 

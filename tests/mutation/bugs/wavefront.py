@@ -1,4 +1,4 @@
-"""Bugs in advance_wavefront."""
+"""Bugs in advance_wavefront and carry_rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from tests.mutation.bug import Bug, EmulatedTests
 
 _TESTS = EmulatedTests("test_advance_wavefront.py", "advance_wavefront_emulated.cpp")
 _PREFIX = _TESTS.only("test_ends_of_the_prefix and (33 or 64)")
+_EXTENSION = _TESTS.only("test_extension")
 _RANDOM = _TESTS.only("test_random_states")
 _RACES = _TESTS.only("test_every_schedule")
+_CARRY = EmulatedTests("test_carry_rows.py", "carry_rows_emulated.cpp")
 
-BUGS = (
+_ADVANCE = (
     Bug(
         "advance_wavefront/stop-token-that-is-not-committed",
         "advance_wavefront.cuh",
@@ -37,33 +39,33 @@ BUGS = (
     Bug(
         "advance_wavefront/depth-of-an-uncommitted-token",
         "advance_wavefront.cuh",
-        "if (j < commit.count) store_global(committed_depth",
-        "if (j <= commit.count) store_global(committed_depth",
+        "for (int64_t j = lane; j < step.committed; j += 32)",
+        "for (int64_t j = lane; j <= step.committed; j += 32)",
         "a depth is recorded for a token that is not final",
         _PREFIX,
     ),
     Bug(
         "advance_wavefront/one-draft-too-many",
-        "advance_wavefront.cuh",
-        "next.fresh > 1 ? next.fresh - 1 : 0",
-        "next.fresh",
+        "wavefront.h",
+        "front + (fresh > 1 ? fresh : 1)",
+        "front + 1 + fresh",
         "a token past the front is overwritten",
         _RANDOM,
     ),
     Bug(
         "advance_wavefront/rows-summed-too-early",
         "advance_wavefront.cuh",
-        "advance_sequence(p, b);\n  __syncthreads();\n",
-        "advance_sequence(p, b);\n",
+        "measure_sequence(p, b);\n  __syncthreads();\n",
+        "measure_sequence(p, b);\n",
         "the prefix sum misses sequences that are not done",
         _RACES,
     ),
     Bug(
-        "advance_wavefront/sources-looked-up-too-early",
+        "advance_wavefront/rows-written-too-early",
         "advance_wavefront.cuh",
         "  if (warp == 0) sum_next_rows(p);\n  __syncthreads();",
         "  if (warp == 0) sum_next_rows(p);",
-        "source rows are searched in bounds that are not there yet",
+        "rows are written where bounds are not there yet",
         _RANDOM,
     ),
     Bug(
@@ -77,8 +79,8 @@ BUGS = (
     Bug(
         "advance_wavefront/source-forgets-what-was-committed",
         "advance_wavefront.cuh",
-        "load_global(p.cu_rows + sequence) + load_global(p.committed + sequence) +",
-        "load_global(p.cu_rows + sequence) +",
+        "const int64_t source = rows.first + step.committed;",
+        "const int64_t source = rows.first;",
         "rows continue the states of rows that are committed",
         _RANDOM,
     ),
@@ -99,11 +101,152 @@ BUGS = (
         _TESTS.only("test_a_limit_past_the_table"),
     ),
     Bug(
-        "advance_wavefront/owner-of-a-first-row",
+        "advance_wavefront/lanes-do-not-wait",
+        "advance_wavefront.cuh",
+        "  __syncwarp();  // all lanes have read start and compared tokens\n",
+        "",
+        "a lane compares tokens that another one has corrected already",
+        _RACES,
+    ),
+    Bug(
+        "advance_wavefront/known-tokens-are-sampled",
         "wavefront.h",
-        "if (bound(middle) <= row)",
-        "if (bound(middle) < row)",
-        "the first row of a sequence goes to the one before",
+        "return {first > s.known ? first : s.known,",
+        "return {first,",
+        "the prompt is overwritten",
+        _RANDOM,
+    ),
+    Bug(
+        "advance_wavefront/known-tokens-go-stale",
+        "advance_wavefront.cuh",
+        "j == 0 || position < rows.known ||",
+        "j == 0 ||",
+        "a row that consumed the prompt waits for a sample to agree with it",
+        _PREFIX,
+    ),
+    Bug(
+        "advance_wavefront/known-stop-token-stops",
+        "advance_wavefront.cuh",
+        "(decides && is_stop_token(",
+        "(is_stop_token(",
+        "what a row samples where the token is known ends the sequence",
+        _PREFIX,
+    ),
+    Bug(
+        "advance_wavefront/depth-of-a-known-token",
+        "advance_wavefront.cuh",
+        "if (position < step.known || position >= p.max_length) continue;",
+        "if (position >= p.max_length) continue;",
+        "tokens of the prompt get a depth",
+        _PREFIX,
+    ),
+    Bug(
+        "advance_wavefront/prompt-fills-the-wavefront",
+        "wavefront.h",
+        "headway - uncounted < room ? headway : room + uncounted",
+        "headway < room ? headway : room",
+        "fresh rows in the prompt count towards max_wavefront",
+        _EXTENSION,
+    ),
+    Bug(
+        "advance_wavefront/draft-from-the-front-not-the-prompt",
+        "wavefront.h",
+        "from = front > s.known - 1 ? front : s.known - 1;",
+        "from = front;",
+        "a row behind the prompt starts from a token further back",
+        _EXTENSION,
+    ),
+    Bug(
+        "advance_wavefront/wrong-drafts-stay",
+        "wavefront.h",
+        "(s.finished || s.corrected)",
+        "s.finished",
+        "rows go on that consumed a token that is not there any more",
+        _PREFIX,
+    ),
+    Bug(
+        "advance_wavefront/restart-feeds-new-tokens",
+        "wavefront.h",
+        "(s.restart && from < front)",
+        "(s.restart && from > front)",
+        "rows in flight consume samples, as without restart",
+        _RANDOM,
+    ),
+    Bug(
+        "advance_wavefront/fresh-after-a-dropped-row",
+        "advance_wavefront.cuh",
+        "is_kept ? source + i : -(source + kept)",
+        "is_kept ? source + i : -(rows.first + rows.count)",
+        "a continued state comes from a row that was wrong",
+        _RANDOM,
+    ),
+    Bug(
+        "advance_wavefront/more-rows-than-there-is-room-for",
+        "advance_wavefront.cuh",
+        "    if (first + i >= p.capacity) break;\n",
+        "",
+        "rows are written past the end of the outputs",
         _RANDOM,
     ),
 )
+
+_CARRY_ROWS = (
+    Bug(
+        "carry_rows/padding-rows-are-real",
+        "carry_rows.cuh",
+        "if (row < load_global(p.row_count)) {",
+        "if (row <= load_global(p.row_count)) {",
+        "the first padding row reads wherever its source says",
+        _CARRY.only("test_padding"),
+    ),
+    Bug(
+        "carry_rows/depth-in-the-key",
+        "carry_rows.cuh",
+        "load_global(row_key + 1), /*step=*/0,",
+        "load_global(row_key + 1), load_global(row_key + 2),",
+        "the initial state depends on what the key's third number holds",
+        _CARRY.only("test_values"),
+    ),
+    Bug(
+        "carry_rows/noise-for-a-state",
+        "carry_rows.cuh",
+        "kStreamInitialState",
+        "kStreamStateNoise",
+        "initial states are those of the noise",
+        _CARRY.only("test_values"),
+    ),
+    Bug(
+        "carry_rows/continues-one-row-off",
+        "carry_rows.cuh",
+        "fresh ? -1 - int64_t{source} : source",
+        "fresh ? -int64_t{source} : source",
+        "a fresh row goes on from another sequence",
+        _CARRY.only("test_values"),
+    ),
+    Bug(
+        "carry_rows/embedding-goes-on",
+        "carry_rows.cuh",
+        "    if (!fresh) {\n      embed = ",
+        "    if (!fresh || p.continuous) {\n      embed = ",
+        "a fresh row has the embedding of another token, or reads before the array",
+        _CARRY.only("test_values"),
+    ),
+    Bug(
+        "carry_rows/strides-mixed-up",
+        "carry_rows.cuh",
+        "static_cast<T*>(p.next_embed) + row * p.next_embed_stride",
+        "static_cast<T*>(p.next_embed) + row * p.next_state_stride",
+        "embeddings are written with the stride of the states",
+        _CARRY.only("test_every_array_has_a_stride"),
+    ),
+    Bug(
+        "carry_rows/alignment-of-an-output-ignored",
+        "carry_rows.cuh",
+        "                        {p.next_state, p.next_state_stride},\n",
+        "",
+        "16 bytes at a time at addresses that are not aligned",
+        _CARRY.only("test_every_array_has_a_stride"),
+    ),
+)
+
+BUGS = (*_ADVANCE, *_CARRY_ROWS)
