@@ -88,6 +88,13 @@ def _attend(dtype: torch.dtype, head_dim: int, rows: int, max_pages: int) -> Non
     )
 
 
+def _advance(restart: bool) -> None:
+    tokens, depths, flag = torch.zeros(1, 4096).long(), _int32(1, 4096), torch.zeros(1).bool()
+    rows = (torch.zeros(ROWS).long(), torch.zeros(ROWS).bool(), _int32(ROWS), _int32(2))
+    limits = (_int32(1), _int32(1), _int32(1), torch.zeros(1).long(), 1, 128, restart)
+    call("advance_wavefront", tokens, _int32(1), flag, depths, *rows, *limits)
+
+
 def huginn_launches() -> dict[str, Callable[[], object]]:
     """Calls at Huginn's sizes in bf16 (logits in fp32), by the variant that they launch."""
     x, weight = torch.empty(ROWS, WIDTH, dtype=BF16), torch.empty(WIDTH, dtype=BF16)
@@ -100,12 +107,15 @@ def huginn_launches() -> dict[str, Callable[[], object]]:
             call("swiglu", torch.empty(ROWS, 2 * MLP_WIDTH, dtype=BF16)),
             call("truncated_normal", keys, WIDTH, 1.0, 7, 0, BF16),
             call("inject_state", x, x, x, depth, 0.1, *noise),
+            call("carry_rows", x, x, depth, keys, _int32(2), 7, 1.0, False),
         ),
         "bf16, huginn": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "huginn"),
         "bf16, llama": lambda: call("residual_norm", x, x, None, weight, 1e-6, "llama"),
         "bf16, olmo": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "olmo"),
         "bf16, latent-diff": lambda: call("exit_update", x, x, depth, active, 4, 0.03, "latent-diff"),
         "bf16, cosine": lambda: call("exit_update", x, x, depth, active, 4, 0.03, "cosine"),
+        "int32": lambda: _advance(restart=False),
+        "int32, restart": lambda: _advance(restart=True),
         "fp32": lambda: call("sample_tokens", logits, None, 0.0, 0, 1.0, 0.0, 7),
         "fp32, top-k top-p min-p": lambda: call(
             "sample_tokens", logits, keys, 0.7, 50, 0.9, 0.05, 7

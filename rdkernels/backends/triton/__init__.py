@@ -22,8 +22,8 @@ import torch
 NAMESPACE = "rdkernels_triton"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KERNELS = frozenset({
-    "exit_update", "inject_state", "recurrent_attention", "residual_norm", "rms_norm",
-    "sample_tokens", "swiglu", "truncated_normal",
+    "advance_wavefront", "carry_rows", "exit_update", "inject_state", "recurrent_attention",
+    "residual_norm", "rms_norm", "sample_tokens", "swiglu", "truncated_normal",
 })  # fmt: skip
 _LEFT_TO_TORCH = {"row_linear": "row_linear has no Triton kernel: torch's GEMM serves"}
 _OLDEST_GPU = (8, 0)  # the first with bf16 tensor cores

@@ -29,8 +29,8 @@ def random_words(row_key, seed, stream, first, BLOCK: tl.constexpr):
 def keyed_words(sequence, position, step, seed, stream, first, BLOCK: tl.constexpr):
     block = first // 4 + tl.arange(0, BLOCK // 4)
     zero = block * 0
-    last = (step & 0xFFFFFFF) | (stream << 28)
-    a, b, c, d = tl.philox(seed, block, zero + position, zero + sequence, zero + last)
+    last = zero + (step & 0xFFFFFFF) + (stream << 28)
+    a, b, c, d = tl.philox(seed, block, zero + position, zero + sequence, last)
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 

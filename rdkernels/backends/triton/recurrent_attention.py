@@ -290,15 +290,17 @@ def _plan(dtype: torch.dtype, rows: int, sequences: int, heads: int, cache: torc
     busy = triton.cdiv(row_lines, lines) if wide else sequences
     most = min(_MAX_SPLITS, max_pages * page_size // _MIN_POSITIONS_PER_SPLIT)
     splits = max(1, min(most, _PROGRAMS // (busy * kv_heads)))
+    wide = lines == _WIDE_LINES
+    # The largest tiles that spill no registers on sm_80, sm_90 and sm_100.
+    positions = 32 if columns > 128 or (wide and columns > 64) else 64
     return _Plan(
         lines=lines,
         tiles=row_lines // lines + sequences + 1,
-        positions=16 if fp32 else 64 if columns <= 128 else 32,
+        positions=16 if fp32 else positions,
         columns=columns,
         splits=splits,
-        # As many as spill no registers on any architecture; 3 stages look pages up a tile ahead.
-        warps=8 if lines == _WIDE_LINES and columns > 64 else 4,
-        stages=3 if lines == _NARROW_LINES and columns <= 128 else 2,
+        warps=8 if wide and columns > 128 else 4,
+        stages=2 if wide or columns > 128 else 3,  # with 3, pages are looked up a tile ahead
     )
 
 
