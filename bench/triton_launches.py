@@ -112,7 +112,9 @@ def huginn_launches() -> dict[str, Callable[[], object]]:
         "bf16, huginn": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "huginn"),
         "bf16, llama": lambda: call("residual_norm", x, x, None, weight, 1e-6, "llama"),
         "bf16, olmo": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "olmo"),
-        "bf16, latent-diff": lambda: call("exit_update", x, x, depth, active, 4, 0.03, "latent-diff"),
+        "bf16, latent-diff": lambda: call(
+            "exit_update", x, x, depth, active, 4, 0.03, "latent-diff"
+        ),
         "bf16, cosine": lambda: call("exit_update", x, x, depth, active, 4, 0.03, "cosine"),
         "int32": lambda: _advance(restart=False),
         "int32, restart": lambda: _advance(restart=True),

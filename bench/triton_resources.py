@@ -109,7 +109,7 @@ def _resources(cuobjdump: Path, compiled: object) -> Resources:
 
 
 def problems(now: Table, committed: dict, release: str) -> list[str]:
-    """In words, what is wrong with ``now`` by itself, and what is worse than the committed table."""
+    """In words, what is wrong with ``now`` by itself, and what is worse than committed."""
     found = []
     for name, by_arch in now.items():
         for arch, r in by_arch.items():

@@ -25,7 +25,7 @@ settings.register_profile("rdkernels", deadline=None, print_blob=True)
 settings.load_profile("rdkernels")
 
 INTERPRETED = ("triton", "cpu")
-QUICK_COMBINATIONS = 4  # of each test, in Triton's interpreter
+QUICK_COMBINATIONS = 3  # of each test, in Triton's interpreter
 
 if reasons("rms_norm", "cpu", torch.float32)["triton"] is None:
     patch_once_per_launch()
@@ -35,12 +35,17 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _interpreter_marks(test: pytest.Item) -> list[pytest.MarkDecorator]:
+    if left_out := test.get_closest_marker("not_interpreted"):
+        return [pytest.mark.skip(reason=left_out.args[0])]
+    return [pytest.mark.slow] if test.get_closest_marker("slow_interpreted") else []
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "provider" not in metafunc.fixturenames:
         return
     module = metafunc.module
     with_dtype = "dtype" in metafunc.fixturenames
-    too_much = metafunc.definition.get_closest_marker("not_interpreted")
     dtypes = FLOAT_DTYPES if with_dtype else FLOAT_DTYPES[:1]
     combinations, ids = [], []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
@@ -49,8 +54,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 if reason is None:
                     names = [provider, device, *([_name(dtype)] if with_dtype else [])]
                     marks = [pytest.mark.gpu] if device == "cuda" else []
-                    if too_much and (provider, device) == INTERPRETED:
-                        marks.append(pytest.mark.skip(reason=too_much.args[0]))
+                    if (provider, device) == INTERPRETED:
+                        marks += _interpreter_marks(metafunc.definition)
                     values = (provider, device, dtype)[: len(names)]
                     combinations.append(pytest.param(*values, marks=marks))
                     ids.append("-".join(names))

@@ -177,6 +177,7 @@ def test_choice_by_brute_force(options, tied, provider, device, dtype, seed):
     assert checked >= 16
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

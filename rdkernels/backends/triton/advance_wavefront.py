@@ -88,7 +88,9 @@ def count_commits_kernel(
     finished = last < blocked_from
     count = tl.where(finished, last + 1, blocked_from)
     comparable = (count > 0) & (count < rows)
-    corrected = _is_stale(tokens, token_stride, sampled, begin, count, comparable, given, max_length)
+    corrected = _is_stale(
+        tokens, token_stride, sampled, begin, count, comparable, given, max_length
+    )
     front = front_position(begin, rows, count, finished, corrected, RESTART)
     fresh = rows_added(front, begin + count, end, given, headway, max_wavefront)
     next_rows = tl.where(finished | (rows == 0), 0, front - begin - count + fresh)

@@ -14,8 +14,10 @@ _VALUES_PER_WARP = 512
 _MAX_WARPS = 16
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, on: torch.Tensor, **options: Any) -> None:
-    """Run ``kernel`` over ``grid`` on the device of the tensor ``on``; nothing for an empty grid."""
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Any, on: torch.Tensor, **options: Any
+) -> None:
+    """Run ``kernel`` over ``grid`` on the device of ``on``; nothing for an empty grid."""
     if 0 in grid:
         return
     with torch.cuda.device_of(on) if on.is_cuda else nullcontext():

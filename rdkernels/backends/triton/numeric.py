@@ -1,7 +1,7 @@
 """Maths that several Triton kernels share: element types, tiles of a row, a logarithm.
 
 A row is worked on in tiles of ``BLOCK`` elements. Most rows are one tile, which stays in registers
-between the passes over the row; of a wider row that is the last tile, and the others are read again.
+between the passes over the row; of a wider row that is the last one, and the others are read again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def inverse_rms(squares, width, eps):
 
 @triton.jit
 def scaled(x, scale, weight, dtype: tl.constexpr):
-    """``x * scale``, rounded to ``dtype``, times the weight: a product of two ``dtype``, in fp32."""
+    """``x * scale``, rounded to ``dtype``, times the weight; in fp32."""
     return widened(narrowed(x * scale, dtype)) * weight
 
 

@@ -36,28 +36,27 @@ _MIN_POSITIONS_PER_SPLIT = 256
 
 
 @triton.jit
-def _sequence_of(cu_rows, num_sequences, index, lines_per_row, lines_per_tile):
-    """The last b in [0, num_sequences] with ``cu_rows[b] * lines_per_row // lines_per_tile + b <=
-    index``, where the b is left out if a row is a tile (``lines_per_tile`` 0)."""
+def _tiles_before(rows_before, sequence, group, LINES):
+    """Number of tiles in front of a sequence, at least: the full tiles of the rows before it, and
+    one more per sequence. No two sequences share a tile, and nothing needs to be summed up."""
+    return rows_before * group // LINES + sequence
+
+
+@triton.jit
+def _sequence_of(cu_rows, num_sequences, index, group, LINES: tl.constexpr):
+    """The sequence that owns tile ``index``, or row ``index`` if ``LINES`` is 0; ``num_sequences``
+    if none does."""
     first = tl.full([], 0, tl.int32)
     last = first + num_sequences
     while first < last:
         middle = (first + last + 1) // 2
         before = tl.load(cu_rows + middle)
-        if lines_per_tile > 0:
-            before = _tiles_before(before, middle, lines_per_row, lines_per_tile)
+        if LINES > 0:
+            before = _tiles_before(before, middle, group, LINES)
         reached = before <= index
         first = tl.where(reached, middle, first)
         last = tl.where(reached, last, middle - 1)
     return first
-
-
-@triton.jit
-def _tiles_before(rows_before, sequence, lines_per_row, lines_per_tile):
-    """Number of tiles in front of a sequence, at least: the full tiles of the rows before it, and
-    one more per sequence. No two sequences share a tile, and no sum over rounded-up counts is
-    needed."""
-    return rows_before * lines_per_row // lines_per_tile + sequence
 
 
 @triton.jit

@@ -59,7 +59,14 @@ def mass(x, least, largest, temperature):
 
 @triton.jit
 def _sums_by_digit(
-    logits, vocabulary, prefix, shift, least, largest, temperature, COUNT: tl.constexpr,
+    logits,
+    vocabulary,
+    prefix,
+    shift,
+    least,
+    largest,
+    temperature,
+    COUNT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """``[16]`` weights of the logits that begin with ``prefix``, by their next digit."""
@@ -124,7 +131,9 @@ def kept_by_top_p(
     logits, vocabulary, least, largest, temperature, top_p, BITS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """The smallest logit that top-p keeps among those from ``least`` on."""
-    found = _smallest_kept(logits, vocabulary, top_p, least, largest, temperature, False, BITS, BLOCK)
+    found = _smallest_kept(
+        logits, vocabulary, top_p, least, largest, temperature, False, BITS, BLOCK
+    )
     # Equal masses stand or fall together, and a high temperature makes different logits equal.
     least_mass = mass(found, least, largest, temperature)
     smallest = tl.full([BLOCK], float("inf"), tl.float32)
