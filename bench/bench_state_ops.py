@@ -76,6 +76,20 @@ def sample_tokens(rows: int, dtype: torch.dtype, **settings: float) -> Case:
     return Case("sample_tokens", call, (logits, keys), rows * VOCABULARY, integers=True)
 
 
+def carry_rows(rows: int, dtype: torch.dtype) -> Case:
+    """The first row is committed and a fresh one takes its place at the front."""
+    state, embed = torch.randn(2, rows, WIDTH).to(dtype).unbind()
+    source = torch.arange(1, rows + 1, dtype=torch.int32)
+    source[-1] = -rows
+    keys = torch.randint(0, 1 << 20, (rows, 3), dtype=torch.int32)
+
+    def call(*args, backend):
+        return ops.carry_rows(*args, seed=7, std=0.4, backend=backend)
+
+    inputs = (state, embed, source, keys, torch.tensor([0, rows]).int())
+    return Case("carry_rows", call, inputs, (4 * rows - 2) * WIDTH)
+
+
 def advance_wavefront(rows: int, dtype: torch.dtype) -> Case:
     batch, length = max(rows // 16, 1), 1024
     bounds = torch.linspace(0, rows, batch + 1).int()
@@ -89,6 +103,8 @@ def advance_wavefront(rows: int, dtype: torch.dtype) -> Case:
         torch.randint(0, 32, (rows,), dtype=torch.int32),
         bounds,
         torch.full((batch,), length, dtype=torch.int32),
+        torch.full((batch,), 101, dtype=torch.int32),
+        torch.arange(batch, dtype=torch.int32),
         torch.tensor([1000]),
     )
 
@@ -110,6 +126,7 @@ CASES = {
     "sample_tokens top-k 50": lambda r, d: sample_tokens(r, d, temperature=1.0, top_k=50),
     "sample_tokens top-p 0.95": lambda r, d: sample_tokens(r, d, temperature=1.0, top_p=0.95),
     "advance_wavefront": advance_wavefront,
+    "carry_rows": carry_rows,
 }
 
 

@@ -192,13 +192,15 @@ def sample_tokens(session: Session, rows: int, filters: str) -> OpCase:
     return OpCase("sample_tokens", f"{rows} rows, {filters}", arguments, logits.numel() * 4)
 
 
-def advance_wavefront(session: Session, batch: int, rows: int) -> OpCase:
-    """Half of the rows settled."""
+def advance_wavefront(session: Session, batch: int, rows: int, restart: bool) -> OpCase:
+    """Half of the rows settled; with ``restart`` the next one is wrong."""
     device, length, count = session.device, session.context + rows + 8, batch * rows
     sampled = torch.arange(count, device=device) % session.config.vocabulary
     tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
     first = session.context - 1
     tokens[:, first + 1 : first + 1 + rows] = sampled.view(batch, rows)
+    if restart:
+        tokens[:, first + (rows + 1) // 2] += 1
     small = partial(torch.full, dtype=torch.int32, device=device)
     arguments = (
         tokens,
@@ -210,12 +212,29 @@ def advance_wavefront(session: Session, batch: int, rows: int) -> OpCase:
         small((count,), 8),
         torch.arange(0, count + 1, rows, dtype=torch.int32, device=device),
         small((batch,), length),
+        small((batch,), first + 1),
+        torch.arange(batch, dtype=torch.int32, device=device),
         torch.tensor([session.config.vocabulary - 1], device=device),
         1,
         128,
+        restart,
     )
-    moved = count * (8 + 8 + 1 + 8 + 4 + 4) + batch * 6 * 4
-    return OpCase("advance_wavefront", f"{batch} x {rows} rows", arguments, moved)
+    moved = count * (8 + 8 + 1 + 8 + 4 + 4 + 8 + 12) + batch * 8 * 4
+    label = f"{batch} x {rows} rows{', restart' if restart else ''}"
+    return OpCase("advance_wavefront", label, arguments, moved)
+
+
+def carry_rows(session: Session, rows: int, continuous: bool) -> OpCase:
+    """The first row is committed and a fresh one takes its place at the front."""
+    state, embed = session.random(2, rows, session.config.width).unbind()
+    source = torch.arange(1, rows + 1, dtype=torch.int32, device=session.device)
+    source[-1] = -rows
+    bounds = torch.tensor([0, rows], dtype=torch.int32, device=session.device)
+    arguments = (state, embed, source, row_keys(session, rows), bounds, 7, 1.0, continuous)
+    read = 2 * rows - (1 if continuous else 2)
+    moved = (read + 2 * rows) * session.config.width * state.element_size()
+    label = f"{rows} rows{', continuous' if continuous else ''}"
+    return OpCase("carry_rows", label, arguments, moved)
 
 
 def small_cases(session: Session) -> Iterator[OpCase]:
@@ -232,7 +251,10 @@ def small_cases(session: Session) -> Iterator[OpCase]:
     yield truncated_normal(session, 5)
     for filters in ("greedy", "temperature", "top-k, top-p, min-p"):
         yield sample_tokens(session, 5, filters)
-    yield advance_wavefront(session, 3, 5)
+    yield advance_wavefront(session, 3, 5, restart=False)
+    yield advance_wavefront(session, 3, 5, restart=True)
+    yield carry_rows(session, 5, continuous=False)
+    yield carry_rows(session, 5, continuous=True)
 
 
 def timed_cases(session: Session) -> Iterator[OpCase]:
@@ -248,7 +270,8 @@ def timed_cases(session: Session) -> Iterator[OpCase]:
         yield inject_state(session, rows, noise=True)
         yield exit_update(session, rows)
         yield truncated_normal(session, rows)
+        yield carry_rows(session, rows, continuous=False)
         for filters in ("greedy", "temperature", "top-k, top-p, min-p"):
             yield sample_tokens(session, rows, filters)
     for batch in session.batches:
-        yield advance_wavefront(session, batch, session.batch_rows)
+        yield advance_wavefront(session, batch, session.batch_rows, restart=False)

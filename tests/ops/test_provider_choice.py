@@ -87,7 +87,7 @@ def test_ops_on_integers_are_looked_up_by_what_they_compute(dtype, monkeypatch):
     asked = []
     monkeypatch.setattr(_registry, "_select", lambda *key: asked.append(key) or (lambda *_: None))
     ops.truncated_normal(torch.zeros(1, 3).int(), 4, 1.0, 0, dtype=dtype)
-    ops.advance_wavefront(torch.zeros(0, 4).long(), *[None] * 9)
+    ops.advance_wavefront(torch.zeros(0, 4).long(), *[None] * 11)
     assert asked == [
         ("truncated_normal", None, "cpu", dtype),
         ("advance_wavefront", None, "cpu", torch.float32),

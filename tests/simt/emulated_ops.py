@@ -19,9 +19,7 @@ from unittest import mock
 import torch
 
 from rdkernels import backends
-from rdkernels.backends import eager
 from rdkernels.ops import OPS, _registry
-from tests.support.checking import as_tuple, assert_close_to_reference, clone_all
 
 from .attention_case import Case, Result
 from .build import load_module
@@ -380,33 +378,3 @@ class EmulatedOps:
         }
         self._launch("carry_rows", fields, DTYPES[state.dtype])
         return next_state, next_embed
-
-
-class CheckedOps(EmulatedOps):
-    """Holds every call to eager, on the same arguments, before the caller gets the results.
-
-    Integers and flags, and whatever an op writes into its arguments, must be equal; floating
-    results must obey the error rule.
-    """
-
-    def __call__(self, op: str, *args: Any) -> Any:
-        same_args, exact_args = clone_all(args), tuple(map(_wide, clone_all(args)))
-        results = super().__call__(op, *args)
-        # fp64 is not a dtype that every argument's check admits: the bare specification.
-        same, exact = OPS[op].eager(*same_args), getattr(eager, op)(*exact_args)
-        triples = zip(as_tuple(results), as_tuple(same), as_tuple(exact), strict=True)
-        for result, same_precision, reference in triples:
-            if result.is_floating_point():
-                assert_close_to_reference(result, same_precision, reference)
-            else:
-                assert torch.equal(result, same_precision), f"{op}: {result} {same_precision}"
-        for i, (mine, theirs) in enumerate(zip(args, same_args, strict=True)):
-            if isinstance(mine, torch.Tensor):
-                assert torch.equal(mine, theirs), f"{op}: argument {i} was left different"
-        return results
-
-
-def _wide(argument: Any) -> Any:
-    if isinstance(argument, torch.Tensor) and argument.is_floating_point():
-        return argument.double()
-    return torch.float64 if isinstance(argument, torch.dtype) else argument

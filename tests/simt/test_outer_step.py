@@ -21,7 +21,8 @@ from rdkernels.wavefront import Wavefront
 from tests.support.checking import assert_close_to_reference
 
 from .build import compiler
-from .emulated_ops import WITHOUT_CUDA_KERNEL, CheckedOps, EmulatedOps
+from .checked_ops import CheckedOps
+from .emulated_ops import WITHOUT_CUDA_KERNEL, EmulatedOps
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 START, LENGTHS = [20, 33], [9, 4]  # of the wavefront's two sequences
@@ -44,6 +45,10 @@ class Step(NamedTuple):
     next_cu_rows: torch.Tensor
     source_row: torch.Tensor
     committed: torch.Tensor
+    row_tokens: torch.Tensor
+    row_keys: torch.Tensor
+    next_state: torch.Tensor
+    next_embed: torch.Tensor
 
 
 class Start(NamedTuple):
@@ -137,11 +142,18 @@ def outer_step(model: RecurrentDepthModel, begin: Start) -> Step:
         depth,
         wavefront.cu_rows,
         torch.tensor([64, 40], dtype=torch.int32),
+        torch.tensor(START, dtype=torch.int32) + 1,
+        IDS,
         torch.tensor([1]),
         headway=2,
         **backend,
     )
-    return Step(mixed, state, delta, logits, depth, converged, sampled, tokens, start, *advanced)
+    next_cu_rows, source_row, _, _, row_keys = advanced
+    carried = ops.carry_rows(
+        state, mixed, source_row, row_keys, next_cu_rows, seed=3, std=0.5, **backend
+    )
+    step = (mixed, state, delta, logits, depth, converged, sampled, tokens, start)
+    return Step(*step, *advanced, *carried)
 
 
 def begin_step(model: RecurrentDepthModel) -> Start:
@@ -182,7 +194,7 @@ def test_outer_step(dtype):
     with kernels.serve(), torch.no_grad():
         got = outer_step(model, begin)
     expected = {"rms_norm", "residual_norm", "swiglu", "recurrent_attention", "inject_state"}
-    expected |= {"exit_update", "sample_tokens", "advance_wavefront"}
+    expected |= {"exit_update", "sample_tokens", "advance_wavefront", "carry_rows"}
     assert set(kernels.calls) == expected
     for name in Step._fields:
         result, wanted = getattr(got, name), getattr(same, name)
@@ -212,9 +224,8 @@ def test_generation_is_token_identical(sampling):
     kernels = EmulatedOps()
     with kernels.serve():
         got = generate("native")
-    assert set(kernels.calls) == set(ops.OPS) - WITHOUT_CUDA_KERNEL, (
-        "an op was not served by its kernel"
-    )
+    in_the_loop = set(ops.OPS) - WITHOUT_CUDA_KERNEL - {"carry_rows"}
+    assert set(kernels.calls) - {"carry_rows"} == in_the_loop, "an op was not served by its kernel"
     assert got.tokens == expected.tokens and all(len(tokens) == 10 for tokens in got.tokens)
     assert got.stats.depths == expected.stats.depths
     assert got.stats.outer_steps == expected.stats.outer_steps

@@ -29,11 +29,11 @@ _ADVANCE = (
         _PREFIX,
     ),
     Bug(
-        "advance_wavefront/limit-one-late",
+        "advance_wavefront/limit-one-early",
         "wavefront.h",
         "return start + j + 2 >= limit;",
-        "return start + j + 1 >= limit;",
-        "a sequence does not end when its tokens are used up",
+        "return start + j + 3 >= limit;",
+        "a sequence ends one token short",
         _PREFIX,
     ),
     Bug(
@@ -111,9 +111,9 @@ _ADVANCE = (
     Bug(
         "advance_wavefront/known-tokens-are-sampled",
         "wavefront.h",
-        "return {first > s.known ? first : s.known,",
-        "return {first,",
-        "the prompt is overwritten",
+        "if (from < s.known || from == s.start",
+        "if (from == s.start",
+        "rows consume samples where the token is given",
         _RANDOM,
     ),
     Bug(
