@@ -11,25 +11,29 @@ from typing import Any
 
 import torch
 
-from rdkernels.backends import native
+from rdkernels.backends import native, triton
 
 
 def reason(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
     """None if ``backend`` serves ``op`` for ``dtype`` on ``device``, else why it cannot."""
     if backend == "eager":
         return None
-    if backend == "native":
-        return native.reason(op, device, dtype)
-    return "no Triton kernels in this version"
+    provider = native if backend == "native" else triton
+    return provider.reason(op, device, dtype)
+
+
+def only_by_name(backend: str, device: str) -> bool:
+    """Whether ``backend`` serves no call that does not name it: Triton's interpreter, for tests."""
+    return backend == "triton" and device == "cpu"
 
 
 def function(backend: str, op: str) -> Callable[..., Any]:
     """The callable with the op's positional schema arguments."""
     from rdkernels.ops._registry import OPS
 
-    if backend == "native":
-        return native.function(op)
-    return OPS[op].eager if backend == "eager" else OPS[op].default
+    if backend == "eager":
+        return OPS[op].eager
+    return (native if backend == "native" else triton).function(op)
 
 
 def out_function(backend: str, op: str) -> Callable[..., None]:

@@ -35,6 +35,7 @@ OP = define(
     "row_linear(Tensor x, Tensor weight, Tensor? scale=None) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 
