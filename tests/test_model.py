@@ -330,3 +330,4 @@ def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
     assert by_argument._native("core_iterations", few)
     assert few_rows(5280, torch.bfloat16) < few_rows(128, torch.bfloat16) == 64
     assert few_rows(5280, torch.float32) == 256
+    assert few_rows(5280, torch.bfloat16, quantized=True) > 10**6

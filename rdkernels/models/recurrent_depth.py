@@ -18,7 +18,12 @@ from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
 from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_linear
+from rdkernels.models.quantized import (
+    LinearWeight,
+    QuantizedWeight,
+    quantized_linear,
+    values_and_scale,
+)
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.wavefront import Wavefront
 
@@ -84,7 +89,7 @@ class RecurrentDepthModel:
         self.cos_sin = rotary_table(config, self.device)
         self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
         self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
-        self._few_rows = few_rows(config.width, self.dtype)
+        self._few_rows = few_rows(config.width, self.dtype, weights.quantized)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
             BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
@@ -163,9 +168,10 @@ class RecurrentDepthModel:
         """
         stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        if native := self._whole("core_iterations", adapter_input, rows):
-            arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
-            native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
+        if native := self._native("core_iterations", adapter_input, rows):
+            arguments = (*values_and_scale(adapter), *stack.arguments(cache.core, rows))
+            options = (iterations, stack.eps, stack.scale, True)
+            native.core_iterations(adapter_input, *arguments, *options)
             return state
         op, linear = self._ops(adapter_input), self._linear(adapter_input)
         live = rows.live(len(state)).unsqueeze(1)
@@ -217,10 +223,6 @@ class RecurrentDepthModel:
     def _is_native_on_cpu(self, name: str) -> bool:
         return self.device.type == "cpu" and self.inference_ops.chosen(name) == "native"
 
-    def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
-        """As :meth:`_native`, for the ops that take whole blocks."""
-        return None if self.weights.quantized else self._native(name, x, rows)
-
     def _linear(self, x: torch.Tensor) -> Linear:
         """What applies linear layers to rows ``x``."""
         if self.weights.quantized:
@@ -238,7 +240,7 @@ class RecurrentDepthModel:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows through the prelude or the coda."""
-        if native := self._whole("transformer_blocks", hidden, rows):
+        if native := self._native("transformer_blocks", hidden, rows):
             arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
             if out is None:
                 return native.transformer_blocks(*arguments, last_norm)
