@@ -53,7 +53,7 @@ def can_capture(model: RecurrentDepthModel) -> bool:
 
 
 def default_buckets(model: RecurrentDepthModel) -> tuple[int, ...]:
-    """Where outer steps are captured, ``DEFAULT_BUCKETS``; elsewhere padding is nothing but work."""
+    """``DEFAULT_BUCKETS`` where steps are captured; elsewhere padding is nothing but work."""
     return DEFAULT_BUCKETS if can_capture(model) else ()
 
 
