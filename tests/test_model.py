@@ -9,8 +9,8 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.models.blocks import Rows, few_rows
-from rdkernels.models.recurrent_depth import RecurrentDepthModel, rotary_table
+from rdkernels.models.blocks import Rows, few_rows, rotary_table
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
 from rdkernels.samplers.prefill import prefill_states
 from tests.support.reference import DenseModel

@@ -16,6 +16,7 @@ import torch
 
 from rdkernels import ops
 from rdkernels.cache import LayerCache
+from rdkernels.models.config import ModelConfig
 from rdkernels.models.quantized import LinearWeight, values_and_scale
 
 # Rows up to which the native kernel of row_linear beats torch's GEMM: see few_rows().
@@ -70,6 +71,13 @@ class Rows(NamedTuple):
         for active in self.later:
             computed = computed | active
         return live & computed
+
+
+class DecodeScratch(NamedTuple):
+    """Memory for what :meth:`RecurrentDepthModel.decode` computes on its way to fp32 logits."""
+
+    hidden: torch.Tensor  # [N, D]
+    head: torch.Tensor | None  # [N, V] in the model's dtype; not needed where that is fp32
 
 
 def few_rows(width: int, dtype: torch.dtype, quantized: bool = False) -> int:
@@ -151,3 +159,12 @@ def flat_weights(blocks: tuple[Block, ...]) -> list[torch.Tensor]:
         tensors = (tensor(block, name) for name in ops.BLOCK_TENSORS)
         found += [block.norm_1.new_empty(0) if t is None else t for t in tensors]
     return found
+
+
+def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:
+    """``[context, d]`` fp32: cosines, then sines, of ``position * base**(-2i / d)``."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angle = torch.outer(
+        torch.arange(config.context, dtype=torch.float32), 1.0 / config.rope_base**exponent
+    )
+    return torch.cat((angle.cos(), angle.sin()), dim=1).to(device)

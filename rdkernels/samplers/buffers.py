@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+
+
+@cache
+def number(value: int) -> torch.Tensor:
+    """An int32 without dimensions, on the CPU, from where every device takes a single number.
+
+    A Python number in its place would become a new tensor at every use.
+    """
+    return torch.tensor(value, dtype=torch.int32)
 
 
 class RowTensors(NamedTuple):
@@ -26,6 +36,8 @@ class RowTensors(NamedTuple):
     mixed_embed: torch.Tensor  # [N, D] after momentum
     adapter_input: torch.Tensor  # [N, 2D] state | mixed embed
     state: torch.Tensor  # [N, D], a view of adapter_input
+    decoded: torch.Tensor  # [N, D] what the head reads
+    head: torch.Tensor  # [N, V] what it gives; [N, 0] in an fp32 model, where that is the logits
     logits: torch.Tensor  # [N, V] fp32
     sampled: torch.Tensor  # [N] int64
     delta: torch.Tensor  # [N] fp32
@@ -77,6 +89,7 @@ class RowBuffers:
         def zeros(*shape: int, of: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=of, device=device)
 
+        rounded = 0 if dtype == torch.float32 else vocabulary
         return RowTensors(
             token=zeros(laid_out, of=torch.int64),
             key=zeros(laid_out, 3, of=torch.int32),
@@ -88,6 +101,8 @@ class RowBuffers:
             mixed_embed=zeros(rows, width, of=dtype),
             adapter_input=adapter_input,
             state=adapter_input[:, :width],
+            decoded=zeros(rows, width, of=dtype),
+            head=zeros(rows, rounded, of=dtype),
             logits=zeros(rows, vocabulary, of=torch.float32),
             sampled=zeros(rows, of=torch.int64),
             delta=zeros(rows, of=torch.float32),

@@ -4,7 +4,7 @@
         -> decode -> sample_tokens -> freeze rule -> advance_wavefront -> report
 
 Nothing here depends on values that only the device knows, so on a GPU the list can be captured as a
-graph; the two shortcuts that look at values are taken on CPUs only, where looking is free.
+graph; the two shortcuts that look at values are taken on CPUs only, where looking is cheap.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
-from rdkernels.models.recurrent_depth import RecurrentDepthModel, Rows
-from rdkernels.samplers.buffers import RowBuffers, RowTensors
+from rdkernels.models.blocks import DecodeScratch, Rows
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.samplers.buffers import RowBuffers, RowTensors, number
 from rdkernels.samplers.criteria import ExitCheck, Memory
 from rdkernels.samplers.freeze import RowStatus
 from rdkernels.samplers.sampling import TokenSampler
@@ -78,6 +79,7 @@ class OuterStepProgram:
     Attributes:
         iterations: core iterations of the last run.
         decoded: whether the last run decoded its rows.
+        may_look: whether a run may leave out what the values of its rows make unnecessary.
     """
 
     model: RecurrentDepthModel
@@ -89,9 +91,11 @@ class OuterStepProgram:
     seed: int
     iterations: int = 0
     decoded: bool = True
+    may_look: bool = False
     memory: Memory = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.may_look = self.model.device.type == "cpu"
         model, cache = self.model, self.cache
         self._ops = model.inference_ops
         self._any_float_ops = ops.bind(torch.empty(0, device=model.device), model.backend)
@@ -117,7 +121,7 @@ class OuterStepProgram:
         self._inject(rows)
         self._iterate(rows, wavefront, phase)
         watches_predictions = policy.criterion.needs_logits or policy.freeze_rule.watches_tokens
-        may_skip = self.model.device.type == "cpu" and not policy.needs_every_sample
+        may_skip = self.may_look and not policy.needs_every_sample
         if watches_predictions or not may_skip:
             self._decode(rows, outer, wavefront)
             self._settle(rows, wavefront, phase)
@@ -185,7 +189,7 @@ class OuterStepProgram:
             core = self.core_rows(wavefront, rows.depth, active)
             self.model.iterate(rows.adapter_input, core, self.cache, iterations=count)
             if active is None:
-                rows.depth.add_(count)
+                rows.depth.add_(number(count))
             else:
                 rows.depth.add_(active, alpha=count)
         self.iterations += span.iterations
@@ -209,7 +213,7 @@ class OuterStepProgram:
                 backend=self.model.backend,
             )
             active = active & ~arrived
-            if active.device.type == "cpu" and not active.any():
+            if self.may_look and not active.any():
                 break
 
     def core_rows(
@@ -224,7 +228,8 @@ class OuterStepProgram:
     def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:
         """Coda, head and a token per row."""
         self.decoded = True
-        self.model.decode(rows.state, outer, self.cache, out=rows.logits)
+        scratch = DecodeScratch(rows.decoded, rows.head)
+        self.model.decode(rows.state, outer, self.cache, out=rows.logits, scratch=scratch)
         self.sample(rows, wavefront)
 
     def sample(self, rows: RowTensors, wavefront: Wavefront) -> None:
@@ -261,7 +266,7 @@ class OuterStepProgram:
         by_rule = policy.freeze_rule.settled(status)
         if policy.min_depth > 1:
             by_rule = by_rule & (rows.depth >= policy.min_depth)
-        torch.ge(rows.depth, policy.depth_limit, out=rows.exhausted)
+        torch.ge(rows.depth, number(policy.depth_limit), out=rows.exhausted)
         torch.logical_or(by_rule, rows.exhausted, out=rows.settled)  # so that it ends
 
     def _measure(self, rows: RowTensors) -> None:

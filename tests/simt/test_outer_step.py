@@ -14,8 +14,10 @@ import torch
 import rdkernels as rdk
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
+from rdkernels.models.blocks import Block
 from rdkernels.models.demo import load_problems
-from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel, Weights
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Weights
 from rdkernels.samplers.prefill import prefill_states
 from rdkernels.wavefront import Wavefront
 from tests.support.checking import assert_close_to_reference
