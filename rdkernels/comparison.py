@@ -176,7 +176,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(min(low, share), 0.0), min(max(high, share), 1.0)  # whatever rounding did
 
 
 def contenders(
