@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,60 +84,6 @@ def test_demo_on_a_folder_of_ones_own(run, tmp_path):
     (tmp_path / "problems.json").write_text(json.dumps(problems))
     status, out, _ = run("demo", "--model", tmp_path, "--num-steps", 2, "--json")
     assert status == 0 and json.loads(out)["rows"][0]["problems"] == 1
-
-
-def test_sweep_covers_the_depths():
-    entrants = comparison.contenders(32, 4, sweep=True)
-    assert [e.sampler.num_steps for e in entrants[:6]] == [32, 16, 8, 4, 2, 1]
-    assert [e.sampler.inner_recurrence for e in entrants[6:]] == [4, 2, 1]
-    assert len({e.label for e in entrants}) == 9
-    assert [e.sampler.num_steps for e in comparison.contenders(8, 4, sweep=True)[:6]] == [
-        *(8, 32, 16, 4, 2, 1)
-    ]
-
-
-def test_batches_change_neither_answers_nor_iterations(model):
-    problems = load_problems("demo", 3)
-    entrants = comparison.contenders(4, 2)
-    kept = ("accuracy", "generated_tokens", "core_iterations_per_token", "problems")
-    found = []
-    for size in (1, 2, 3):
-        rows = comparison.compare(model, problems, entrants, batch_size=size)
-        found.append([[getattr(row, name) for name in kept] for row in rows])
-    assert found[0] == found[1] == found[2]
-
-
-def test_time_of_the_observer_is_not_charged(model, monkeypatch):
-    measured, slept = [], []
-
-    class Slow(comparison.Observer):
-        watches_steps = True
-
-        def begin(self, contender, problems):
-            slept.append(0.0)
-
-        def step(self, step):
-            time.sleep(0.005)
-            slept[-1] += 0.005
-
-    def generate(*args, **kwargs):
-        output = rdkernels.generate(*args, **kwargs)
-        measured.append(output.stats.decode_seconds)
-        return output
-
-    monkeypatch.setattr(comparison, "generate", generate)
-    entrants = comparison.contenders(1, 1)
-    rows = comparison.compare(model, load_problems("demo", 1), entrants, observer=Slow())
-    measured = measured[len(entrants) :]  # the warm-up is not observed
-    for row, seconds, idle in zip(rows, measured, slept, strict=True):
-        assert idle > 0.1
-        assert 0 < row.decode_seconds <= seconds - idle
-
-
-def test_compare_without_a_tokenizer_is_refused(model):
-    bare = rdkernels.RecurrentDepthModel(model.config, model.weights)
-    with pytest.raises(rdkernels.RdkernelsError, match="no tokenizer"):
-        comparison.compare(bare, load_problems("demo", 1), comparison.contenders())
 
 
 # --- live view ------------------------------------------------------------------------------------

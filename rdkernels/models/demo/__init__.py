@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from rdkernels.errors import RdkernelsError
 
@@ -39,7 +40,8 @@ class Problem:
 
     ``prompt`` and ``answer`` are words separated by spaces; ``answer`` excludes the stop word.
     ``value`` is the result alone: what follows ``#`` in a word problem, all bits in the automaton.
-    ``words`` turns token ids into words, so that generated ids can be scored as they are.
+    ``words`` turns token ids into words, so that generated ids can be scored as they are; empty
+    where the tokenizer's tokens are parts of words, and then only text can be scored.
     """
 
     prompt: str
@@ -92,21 +94,24 @@ def demo_path(name: str) -> Path:
         ) from None
 
 
-def load_problems(name: str | Path, limit: int | None = None) -> list[Problem]:
+def load_problems(
+    name: str | Path, limit: int | None = None, file: Path | None = None
+) -> list[Problem]:
     """The first ``limit`` (default: all) held-out problems of a demo model or of a folder.
 
-    ``problems.json`` is a list of objects with ``prompt``, ``answer`` and either ``value`` (the
-    suffix of the answer after ``#``) or ``bits`` (the answer without spaces).
+    ``file`` (default: the folder's ``problems.json``) is a list of objects with ``prompt``,
+    ``answer`` and either ``value`` (the suffix of the answer after ``#``) or ``bits`` (the answer
+    without spaces).
     """
     if limit is not None and limit < 1:
         raise ProblemSetError(f"load_problems: limit: expected at least 1, got {limit}")
     folder = DEMO_MODELS.get(str(name)) or Path(name)
-    records = _read_records(folder / "problems.json")
+    file = folder / "problems.json" if file is None else file
+    records = _read_records(file)
     words = _read_words(folder / "tokenizer.json")
     chosen = records if limit is None else records[:limit]
     return [
-        _problem(record, words, f"{folder / 'problems.json'}: problem {index}")
-        for index, record in enumerate(chosen)
+        _problem(record, words, f"{file}: problem {index}") for index, record in enumerate(chosen)
     ]
 
 
@@ -129,6 +134,8 @@ def _read_words(path: Path) -> list[str | None]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise ProblemSetError(f"{path}: not a tokenizer file: {error}") from error
+    if not isinstance(tokenizer.model, WordLevel):
+        return []
     return [tokenizer.id_to_token(token) for token in range(tokenizer.get_vocab_size())]
 
 

@@ -1,17 +1,14 @@
-"""Pictures of a generation. matplotlib is imported when a picture is asked for, not before."""
+"""The heat map of a wavefront."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdkernels.errors import RdkernelsError
+from rdkernels.plots.common import ACCENT, COLOUR_MAP, INK, PALE, own_steps, pyplot, tidy
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
@@ -19,15 +16,7 @@ if TYPE_CHECKING:
 
     from rdkernels.samplers.trace import Trace
 
-_INK = "#1f2430"  # text and axes
-_FRONTIER = "#e4572e"  # the commit frontier
-_COMMITTED = "#eceef3"  # cells of committed positions
-_COLOUR_MAP = "viridis"
 _MOST_WORDS = 72  # positions that still have room for a word each
-
-
-class PlotError(RdkernelsError):
-    """A picture cannot be drawn: names what is missing."""
 
 
 def wavefront(
@@ -51,11 +40,10 @@ def wavefront(
     is absent, the trace is empty or the sequence is not in it.
     """
     depths, frontier = _grid(trace, sequence)  # raises before anything is drawn
-    pyplot = _pyplot()
     steps, positions = depths.shape
     if ax is None:
         size = _figure_size(positions, steps)
-        figure, ax = pyplot.subplots(figsize=size, layout="constrained")
+        figure, ax = pyplot().subplots(figsize=size, layout="constrained")
     else:
         figure = ax.figure
     _draw_committed(ax, frontier)
@@ -68,31 +56,6 @@ def wavefront(
     return figure
 
 
-KINDS = {"wavefront": wavefront}
-
-
-def check_file(path: Path) -> None:
-    """Raise :class:`PlotError` if a picture cannot be written to ``path``; call before the work."""
-    formats = _pyplot().figure(figsize=(1, 1)).canvas.get_supported_filetypes()
-    _pyplot().close()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        known = ", ".join(sorted(formats))
-        raise PlotError(f"{path}: unknown picture format: expected a suffix among {known}")
-    if not path.parent.is_dir():
-        raise PlotError(f"{path}: no such folder: {path.parent}")
-
-
-def _pyplot() -> ModuleType:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise PlotError(
-            f"plots need matplotlib, which cannot be imported ({error}): "
-            "pip install 'rdkernels[plots]'"
-        ) from error
-    return pyplot
-
-
 def _grid(trace: Trace, sequence: int) -> tuple[NDArray, list[int]]:
     """Depths [outer steps, positions] (NaN: not in flight) and the commit frontier: where it stood
     before the first step, then after each step.
@@ -101,17 +64,8 @@ def _grid(trace: Trace, sequence: int) -> tuple[NDArray, list[int]]:
     """
     import numpy
 
-    if trace is None or not trace.steps:
-        raise PlotError("wavefront: the trace has no outer steps; generate(..., trace=True)")
-    if not 0 <= sequence < len(trace.prompt_lengths):
-        raise PlotError(
-            f"wavefront: sequence {sequence} is not in a trace of {len(trace.prompt_lengths)}"
-        )
+    steps = own_steps("wavefront", trace, sequence)
     origin = trace.prompt_lengths[sequence] - 1
-    # A finished sequence of a batch has no rows in the steps that the others still need.
-    steps = [step for step in trace.steps if step.depths[sequence]]
-    if not steps:
-        raise PlotError(f"wavefront: sequence {sequence} was never in flight")
     starts = [step.start[sequence] - origin for step in steps]
     width = max(s + len(step.depths[sequence]) for s, step in zip(starts, steps, strict=True))
     depths = numpy.full((len(steps), width), math.nan)
@@ -133,7 +87,7 @@ def _figure_size(positions: int, steps: int) -> tuple[float, float]:
 def _draw_committed(ax: Axes, frontier: list[int]) -> None:
     """Grey from the left edge to where the frontier stood before each step."""
     before = frontier[:-1]
-    ax.barh(range(len(before)), before, height=1.0, color=_COMMITTED, linewidth=0, zorder=1)
+    ax.barh(range(len(before)), before, height=1.0, color=PALE, linewidth=0, zorder=1)
 
 
 def _draw_rows(ax: Axes, depths: NDArray) -> QuadMesh:
@@ -153,7 +107,7 @@ def _draw_rows(ax: Axes, depths: NDArray) -> QuadMesh:
         numpy.arange(positions + 1),
         numpy.arange(steps + 1) - 0.5,
         numpy.ma.masked_invalid(depths),
-        cmap=_COLOUR_MAP,
+        cmap=COLOUR_MAP,
         norm=norm,
         edgecolors="white",
         linewidth=edge_width,
@@ -170,7 +124,7 @@ def _draw_frontier(ax: Axes, frontier: list[int]) -> None:
     ax.plot(
         x,
         y,
-        color=_FRONTIER,
+        color=ACCENT,
         linewidth=2.2,
         solid_joinstyle="miter",
         clip_on=False,
@@ -187,16 +141,12 @@ def _label(ax: Axes, positions: int, steps: int) -> None:
     ax.set_ylim(steps - 0.5, -0.5)  # time runs downwards, like text
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    ax.set_xlabel("generated position", color=_INK)
-    ax.set_ylabel("outer step", color=_INK)
-    ax.tick_params(colors=_INK, length=3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(_INK)
-    committed = Patch(facecolor=_COMMITTED, label="committed")
+    ax.set_xlabel("generated position", color=INK)
+    ax.set_ylabel("outer step", color=INK)
+    tidy(ax)
+    committed = Patch(facecolor=PALE, label="committed")
     handles = [*ax.get_legend_handles_labels()[0], committed]
-    ax.legend(handles=handles, loc="upper right", frameon=False, labelcolor=_INK)
+    ax.legend(handles=handles, loc="upper right", frameon=False, labelcolor=INK)
 
 
 def _write_words(ax: Axes, words: Sequence[str]) -> None:
@@ -205,7 +155,7 @@ def _write_words(ax: Axes, words: Sequence[str]) -> None:
     ax.tick_params(axis="x", labelsize=8, length=0)
     for label in ax.get_xticklabels():
         label.set_rotation(90 if len(label.get_text()) > 1 else 0)
-    ax.set_xlabel("generated token", color=_INK)
+    ax.set_xlabel("generated token", color=INK)
 
 
 def _colour_bar(figure: Figure, ax: Axes, mesh: QuadMesh, depths: NDArray) -> None:
@@ -215,6 +165,6 @@ def _colour_bar(figure: Figure, ax: Axes, mesh: QuadMesh, depths: NDArray) -> No
     levels = numpy.unique(depths[~numpy.isnan(depths)])
     if len(levels) <= 12:
         bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
-    bar.set_label("depth (iterations)", color=_INK)
-    bar.ax.tick_params(which="both", colors=_INK, length=0)
+    bar.set_label("depth (iterations)", color=INK)
+    bar.ax.tick_params(which="both", colors=INK, length=0)
     bar.outline.set_visible(False)
