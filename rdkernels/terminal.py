@@ -145,7 +145,7 @@ def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Tabl
 
 
 def tuning_view(found: Tuning) -> Group:
-    """The baseline and the front of a sweep, the recommended setting, and how to ask for it."""
+    """The baseline and the front of a sweep, and the recommended setting in bold."""
     table = Table(
         title=f"{len(found.trials)} settings on {found.baseline.problems} problems",
         box=box.SIMPLE_HEAD,
@@ -170,9 +170,7 @@ def tuning_view(found: Tuning) -> Group:
     within = f"within {100 * found.tolerance:g} points of the baseline's accuracy"
     if best is None:
         return Group(table, Text(), Text(f"No setting is {within}.", style="yellow"))
-    flags = (f"--{name.replace('_', '-')} {value:g}" for name, value in best.options.items())
-    lead = f"Fastest {within}, by {found.speed_name}:"
-    return Group(table, Text(), Text(lead), Text("  " + " ".join(flags), style="bold"))
+    return Group(table, Text(), Text(f"Fastest {within}, by {found.speed_name}:"))
 
 
 def interval_text(interval: tuple[float, float]) -> str:

@@ -169,6 +169,7 @@ def test_tune_prints_a_front_and_draws_it(run, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     # What it prints are options of generate.
     flags = out.splitlines()[-1].split()
+    assert flags[::2] == [f"--{name.replace('_', '-')}" for name in vars(Grid())]
     command = ["generate", "--model", "demo", "--prompt", "<bos> Dan has 1 4 ."]
     assert run(*command, "--num-steps", 2, "--max-new-tokens", 2, *flags)[0] == 0
 

@@ -95,8 +95,10 @@ def tune(
         settings = {"model": model, "device": device, "num_steps": num_steps, "seed": seed}
         settings["batch_size"] = batch_size
         print(json.dumps({**settings, "problems": len(held_out), **found.to_json()}))
-    else:
-        Console().print(tuning_view(found))
+        return
+    Console().print(tuning_view(found))
+    if (best := found.recommended) is not None:  # one line, to be copied
+        print(" ", *(f"{flag(name)} {value:g}" for name, value in best.options.items()))
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
