@@ -1,4 +1,7 @@
-"""``row_linear`` on the weights of Huginn-0125 and of the demo model, against torch's GEMM."""
+"""``row_linear`` on the weights of Huginn-0125 and of the demo model, against torch's GEMM.
+
+The int8 rows have bf16 activations; eager widens the whole weight first.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,20 @@ import torch
 
 from bench.support import assert_close, providers, run, wide
 from rdkernels import ops
+from rdkernels.models.quantized import QuantizedWeight
 
 SMALL = {"rows": [1, 8, 32], "weight": [(15840, 5280), (704, 128)]}
 FULL = {
     "rows": [1, 2, 4, 8, 16, 32, 64],
     "weight": [(15840, 5280), (5280, 5280), (35840, 5280), (5280, 17920), (704, 128), (128, 352)],
 }
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.bfloat16}
+
+
+def _exact(x, weight, scale=None):
+    if scale is None:
+        return wide((x, weight))
+    return x.double(), weight.double() * scale.double()[:, None]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -22,8 +32,12 @@ def bench_row_linear(benchmark, rows, weight, dtype, provider):
     width, depth = weight
     torch.manual_seed(rows * depth)
     x = torch.randn(rows, depth).to(DTYPES[dtype])
-    args = (x, (torch.randn(weight) / depth**0.5).to(DTYPES[dtype]))  # results of about 1
-    exact = ops.row_linear(*wide(args), backend="eager")
+    matrix = (torch.randn(weight) / depth**0.5).to(x.dtype)  # results of about 1
+    args = (x, matrix)
+    if dtype == "int8":
+        quantized = QuantizedWeight.from_weight(matrix)
+        args = (x, quantized.values, quantized.scale)
+    exact = ops.row_linear(*_exact(*args), backend="eager")
     same = ops.row_linear(*args, backend="eager")
     assert_close(ops.row_linear(*args, backend=provider), same, exact)
     run(
@@ -32,6 +46,6 @@ def bench_row_linear(benchmark, rows, weight, dtype, provider):
         args,
         group=f"row_linear [{rows}, {depth}] x [{width}, {depth}] {dtype}",
         provider=provider,
-        traffic=(rows * depth + width * depth + rows * width) * DTYPES[dtype].itemsize,
+        traffic=(rows * depth + rows * width) * x.itemsize + args[1].nbytes,
         shape={"rows": rows, "width": width, "depth": depth, "dtype": dtype},
     )

@@ -28,7 +28,7 @@ from rdkernels.ops import OPS, reasons
 
 Inputs = tuple[Any, ...]
 ROTATION_BYTES = 96 << 20  # more than the last-level cache that one process gets to keep
-BANDWIDTH_BYTES = 256 << 20
+BANDWIDTH_BYTES, SLICE_BYTES = 256 << 20, 16 << 20
 TARGET_SECONDS = 0.4  # timed per row of the table
 MIN_ROUNDS, MAX_ROUNDS = 5, 100
 PREALLOCATED = "native out="  # the native provider, writing into tensors that it is given
@@ -64,31 +64,41 @@ def with_outputs(op: str, arguments: Inputs) -> tuple[Callable[..., Any], Inputs
     return function, (*arguments, *(torch.full_like(result, torch.nan) for result in results))
 
 
-def _best_seconds(function: Callable[[], Any]) -> float:
-    def seconds() -> float:
-        begin = time.perf_counter()
-        function()
-        return time.perf_counter() - begin
+def _slices() -> tuple[torch.Tensor, ...]:
+    """Memory out of cache, in slices that a copy takes a millisecond for: few are interrupted."""
+    return torch.ones(BANDWIDTH_BYTES // 4).split(SLICE_BYTES // 4)
 
-    seconds()
-    return min(seconds() for _ in range(7))
+
+def _median_seconds(function: Callable[..., Any], *slices: tuple[torch.Tensor, ...]) -> float:
+    seconds = []
+    for arguments in list(zip(*slices, strict=True)) * 3:
+        begin = time.perf_counter()
+        function(*arguments)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
 
 
 @cache
 def copy_bandwidth(threads: int) -> float:
-    """Bytes per second, read and written, with which ``threads`` threads copy a large tensor."""
-    source = torch.ones(BANDWIDTH_BYTES // 4)
-    target = torch.ones_like(source)
+    """Bytes per second, read and written, with which ``threads`` threads copy memory."""
     assert torch.get_num_threads() == threads
-    return 2 * BANDWIDTH_BYTES / _best_seconds(lambda: target.copy_(source))
+    return 2 * SLICE_BYTES / _median_seconds(torch.Tensor.copy_, _slices(), _slices())
 
 
 @cache
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that ``threads`` threads read from memory: the sum of a large tensor."""
-    data = torch.ones(BANDWIDTH_BYTES // 4)
+    """Bytes per second that ``threads`` threads read from memory: a sum over it."""
     assert torch.get_num_threads() == threads
-    return BANDWIDTH_BYTES / _best_seconds(data.sum)
+    return SLICE_BYTES / _median_seconds(torch.Tensor.sum, _slices())
+
+
+@cache
+def _settle_allocator() -> None:
+    """Makes malloc keep freed tensors below 32 MiB, as it does in any process that has used some.
+
+    Until then it hands large ones back to the system, and the next one costs page faults.
+    """
+    torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8)
 
 
 @cache
@@ -171,6 +181,7 @@ def run(
     """
     benchmark.group = group
     size = sum(x.numel() * x.element_size() for x in tensors_of(inputs))
+    _settle_allocator()
     rotation = 1 if cached else max(2, ROTATION_BYTES // max(size, 1 << 20))
     ring = [copies(inputs) for _ in range(rotation)]
     turns = itertools.cycle(ring)

@@ -11,7 +11,7 @@ import torch
 from rdkernels import requests
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers.graphs import DEFAULT_BUCKETS, checked_buckets
+from rdkernels.samplers.graphs import checked_buckets, default_buckets
 from rdkernels.samplers.loop import Place, Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing, Sampler
 from rdkernels.samplers.sampling import Sampling
@@ -88,7 +88,9 @@ class Engine:
         drafts: report drafts with every update.
         buckets: row counts that outer steps are padded to; see
             :mod:`rdkernels.samplers.graphs`. None: a default choice on CUDA, where each is
-            captured as a graph; no padding elsewhere. Empty: never.
+            captured as a graph; no padding elsewhere. Empty: never. Samplers whose outer steps
+            depend on values ignore it: more than one slot, criteria other than ``latent-diff``
+            and ``cosine``, ``TokenStable``.
 
     Raises:
         ArgumentError: a malformed option.
@@ -124,8 +126,8 @@ class Engine:
             requests.expect_count("Engine", "cache_tokens", cache_tokens, least=1)
         stops = requests.ids("Engine", "stop_tokens", stop_tokens, model.config.vocabulary)
         if buckets is None:
-            buckets = DEFAULT_BUCKETS if model.device.type == "cuda" else ()
-        padded = checked_buckets("Engine", tuple(buckets)) if len(buckets) else None
+            buckets = default_buckets(model)
+        padded = checked_buckets("Engine", buckets)
         self.model, self.max_tokens, self.drafts = model, max_tokens, drafts
         self.stop_tokens = frozenset(stops)
         self.loop = WavefrontLoop(
@@ -138,7 +140,7 @@ class Engine:
             stop_tokens=tuple(stops),
             seed=int(seed),
             log_probs=log_probs,
-            buckets=padded,
+            buckets=padded or None,
         )
         self._ids = requests.SequenceIds()
         self._next = 0
@@ -286,9 +288,17 @@ class Engine:
                 break
             request = self._places[b] = self._waiting.popleft()
             request.place, chosen[b] = b, request.prompt
-        if chosen:
+        if not chosen:
+            return
+        try:
             self.loop.admit(chosen)
-            self._update(None)
+        except BaseException:  # out of memory, interrupted: they wait for the next step
+            for b in sorted(chosen, reverse=True):
+                self.loop.release(b)
+                self._waiting.appendleft(self._places[b])
+                self._places[b].place = self._places[b] = None
+            raise
+        self._update(None)
 
     def _update(self, step: OuterStep | None) -> None:
         """Report what was committed, and end what has ended."""

@@ -1,4 +1,7 @@
-"""Fixtures of the whole suite: one thread, and a fresh seed that a failure prints."""
+"""Fixtures of the whole suite: one thread, and a fresh seed that a failure prints.
+
+Without a GPU, Triton's kernels run in its interpreter.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ import secrets
 import pytest
 import torch
 
+from tests.support.interpreter import choose_interpreter
+
 SEED_VARIABLE = "RDKERNELS_TEST_SEED"
 torch.set_num_threads(1)
+choose_interpreter()
 
 
 @pytest.fixture

@@ -58,7 +58,9 @@ def minimal_traces() -> list:
         kind = "unshared" if args["cache_lookup_strategy"] == "full" else "shared"
         return f"{args['num_steps']}-{kind}" + "-continuous" * ("continuous_compute" in args)
 
-    return [pytest.param(group, id=label(group[0]["args"])) for group in together("generate_minimal")]
+    return [
+        pytest.param(group, id=label(group[0]["args"])) for group in together("generate_minimal")
+    ]
 
 
 @pytest.mark.parametrize("group", minimal_traces())

@@ -9,8 +9,8 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.models.blocks import Rows, few_rows
-from rdkernels.models.recurrent_depth import rotary_table
+from rdkernels.models.blocks import Rows, few_rows, rotary_table
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
 from rdkernels.samplers.prefill import prefill_states
 from tests.support.reference import DenseModel
@@ -324,8 +324,10 @@ def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
     later = Rows(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
     assert model._native("row_linear", few) and not model._native("core_iterations", few, later)
     monkeypatch.setenv("RDKERNELS_BACKEND", "eager")
-    assert not model._native("core_iterations", few)
-    model.backend = "native"
-    assert model._native("core_iterations", few)
+    by_environment = RecurrentDepthModel(model.config, model.weights)
+    assert not by_environment._native("core_iterations", few)
+    by_argument = RecurrentDepthModel(model.config, model.weights, backend="native")
+    assert by_argument._native("core_iterations", few)
     assert few_rows(5280, torch.bfloat16) < few_rows(128, torch.bfloat16) == 64
     assert few_rows(5280, torch.float32) == 256
+    assert few_rows(5280, torch.bfloat16, quantized=True) > 10**6

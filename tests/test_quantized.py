@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from rdkernels import comparison
 from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.models.demo import load_problems
 from rdkernels.models.quantized import QuantizedWeight
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.ops import reasons
 from tests.support.checking import assert_same_bits
 from tests.support.tiny import CONFIG, GROUPED, random_tensors, tiny_model, write_checkpoint
 
@@ -104,6 +106,31 @@ def test_int8_model_computes_what_its_weights_say(tmp_path, seed, dtype, backend
     logits, _ = model.forward(tokens, 4, seed=seed)
     error, allowed = (logits - exact).abs().mean(), (same - exact).abs().mean()
     assert error <= 2 * allowed + (0.05 if dtype == torch.bfloat16 else 1e-4)
+
+
+@pytest.mark.parametrize("num_rows", [1, 80])
+def test_int8_blocks_take_one_call(tmp_path, seed, num_rows, monkeypatch):
+    """With the results of the ops one by one, to the bit, whatever the number of rows."""
+    if reasons("core_iterations", "cpu", torch.bfloat16)["native"]:
+        pytest.skip("no native kernels")
+    config = replace(CONFIG, context=96)
+    tensors = random_tensors(config, seed, torch.bfloat16)
+    model = rdk.load_model(write_checkpoint(tmp_path / "m", config, tensors), weights="int8")
+    tokens = torch.randint(config.vocabulary, (1, num_rows))
+    called, real = [], RecurrentDepthModel._native
+
+    def listen(self, name, x, rows=None):
+        found = real(self, name, x, rows)
+        called.append((name, found is not None))
+        return found
+
+    monkeypatch.setattr(RecurrentDepthModel, "_native", listen)
+    logits, states = model.forward(tokens, 3, seed=seed)
+    assert set(called) == {("transformer_blocks", True), ("core_iterations", True)}
+    monkeypatch.setattr(RecurrentDepthModel, "_native", lambda *_: None)
+    want_logits, want_states = model.forward(tokens, 3, seed=seed)
+    assert_same_bits(logits, want_logits)
+    assert_same_bits(states, want_states)
 
 
 @pytest.mark.parametrize("weights", ["int4", "INT8", "", 8, torch.int8])

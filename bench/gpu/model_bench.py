@@ -9,7 +9,8 @@ from bench.gpu.random_model import random_model
 from bench.gpu.session import NO_TIMES, Session, rates
 from rdkernels import ops
 from rdkernels.errors import RdkernelsError
-from rdkernels.models.recurrent_depth import RecurrentDepthModel, Rows
+from rdkernels.models.blocks import Rows
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS
 from rdkernels.samplers.loop import Request, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing, Sampling

@@ -83,7 +83,7 @@ def out_buffers(case: OpCase) -> dict[str, torch.Tensor]:
 
 
 def rotary_table(session: Session) -> torch.Tensor:
-    from rdkernels.models.recurrent_depth import rotary_table as table
+    from rdkernels.models.blocks import rotary_table as table
 
     return table(session.config, session.device)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from bench.gpu.session import Session
+from rdkernels.models.blocks import Block
 from rdkernels.models.quantized import LinearWeight, QuantizedWeight
-from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel, Weights
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Weights
 
 
 def random_model(session: Session, weights: str | None = None) -> RecurrentDepthModel:

@@ -131,4 +131,17 @@ Tensor with_contiguous_rows(const Tensor& tensor) {
   return torch::stable::contiguous(tensor);
 }
 
+std::optional<Tensor> checked_scale(const char* op, const char* argument,
+                                    const std::optional<Tensor>& scale, const Tensor& weight) {
+  const bool quantized = weight.scalar_type() == ScalarType::Char;
+  if (quantized != scale.has_value()) {
+    fail(op, argument,
+         quantized ? "a scale for an int8 weight" : "None for a weight that is not int8",
+         scale ? describe(*scale) : "None");
+  }
+  if (!quantized) return std::nullopt;
+  expect_tensor(op, argument, *scale, {weight.size(0)}, ScalarType::Float, weight);
+  return with_contiguous_rows(*scale);
+}
+
 }  // namespace rdk::binding

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "rdkernels/api.h"
@@ -56,5 +57,16 @@ void expect_written(const char* op, const char* argument, const Tensor& tensor, 
 
 // An input whose last dimension is contiguous: `tensor`, or a copy if it is not so.
 Tensor with_contiguous_rows(const Tensor& tensor);
+
+// The element type that a linear layer's weight must have for rows like `x`: int8 if it has that,
+// else the rows' own.
+inline ScalarType weight_type(const Tensor& weight, const Tensor& x) {
+  return weight.scalar_type() == ScalarType::Char ? ScalarType::Char : x.scalar_type();
+}
+
+// The scale of an int8 weight [M, K], float32 [M], with contiguous elements. Fails if it lacks one,
+// or if another weight has one.
+std::optional<Tensor> checked_scale(const char* op, const char* argument,
+                                    const std::optional<Tensor>& scale, const Tensor& weight);
 
 }  // namespace rdk::binding

@@ -12,7 +12,7 @@ namespace rdk::binding {
 namespace {
 
 // The weights of a block, in this order. Those that a block does not have are empty: qk_bias, and
-// the scales of linear layers whose weights are not quantised.
+// the scales of matrices that are not int8.
 enum BlockTensor {
   kNorm1,
   kNorm2,
@@ -35,6 +35,21 @@ constexpr const char* kNames[kBlockTensors] = {
     "attn_proj_scale", "mlp_fc_scale", "mlp_proj_scale",
 };
 
+int scale_of(int matrix) {
+  switch (matrix) {
+    case kWqkv:
+      return kWqkvScale;
+    case kAttnProj:
+      return kAttnProjScale;
+    case kMlpFc:
+      return kMlpFcScale;
+    default:
+      return kMlpProjScale;
+  }
+}
+
+bool is_int8(const Tensor& weight) { return weight.scalar_type() == ScalarType::Char; }
+
 std::string element_of(const char* list, int64_t index) {
   return std::string(list) + "[" + std::to_string(index) + "]";
 }
@@ -45,20 +60,44 @@ std::string name_of(int64_t block, int tensor) {
 }
 
 // Names are spelled out only for a message: a call checks hundreds of tensors.
-bool is_like(const Tensor& tensor, Shape shape, const Tensor& like) {
+bool is_cpu_tensor(const Tensor& tensor, Shape shape, ScalarType dtype) {
   if (tensor.dim() != static_cast<int64_t>(shape.size())) return false;
   int64_t dimension = 0;
   for (const int64_t size : shape) {
     if (size != kAny && size != tensor.size(dimension)) return false;
     ++dimension;
   }
-  return tensor.scalar_type() == like.scalar_type() && tensor.is_cpu();
+  return tensor.scalar_type() == dtype && tensor.is_cpu();
+}
+
+void expect_weight(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
+                   ScalarType dtype, const Tensor& like) {
+  if (is_cpu_tensor(tensor, shape, dtype)) return;
+  expect_tensor(op, name_of(block, index).c_str(), tensor, shape, dtype, like);
 }
 
 void expect_weight(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
                    const Tensor& like) {
-  if (is_like(tensor, shape, like)) return;
-  expect_like(op, name_of(block, index).c_str(), tensor, shape, like);
+  expect_weight(op, block, index, tensor, shape, like.scalar_type(), like);
+}
+
+// A matrix may be int8.
+void expect_matrix(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
+                   const Tensor& like) {
+  expect_weight(op, block, index, tensor, shape, weight_type(tensor, like), like);
+}
+
+// An int8 matrix has a scale for each of its rows; any other has an empty one.
+void expect_scale(const char* op, int64_t block, const Tensor* weights, int matrix,
+                  const Tensor& like) {
+  const int index = scale_of(matrix);
+  const Tensor& scale = weights[index];
+  if (is_int8(weights[matrix])) {
+    expect_weight(op, block, index, scale, {weights[matrix].size(0)}, ScalarType::Float, like);
+  } else if (scale.numel() != 0) {
+    fail(op, name_of(block, index).c_str(), "an empty tensor for a weight that is not int8",
+         describe(scale));
+  }
 }
 
 void expect_caches(const char* op, int64_t block, const Tensor& key_cache,
@@ -116,13 +155,19 @@ const void* BlockStack::keep(const Tensor& tensor) {
   return copies_.back().const_data_ptr();
 }
 
+BlockLinear BlockStack::keep_linear(const Tensor* weights, int matrix) {
+  const Tensor& weight = weights[matrix];
+  if (!is_int8(weight)) return {keep(weight), nullptr};
+  return {keep(weight), static_cast<const float*>(keep(weights[scale_of(matrix)]))};
+}
+
 // The first block sets the sizes that all have.
 void BlockStack::add_block(const Tensor* w, const Tensor& key_cache, const Tensor& value_cache) {
   const int64_t block = static_cast<int64_t>(blocks_.size()), width = params_.width;
   RecurrentAttentionParams& a = params_.attention;
   const Tensor &wqkv = w[kWqkv], &mlp_fc = w[kMlpFc];
-  expect_weight(op_, block, kWqkv, wqkv, {kAny, width}, like_);
-  expect_weight(op_, block, kMlpFc, mlp_fc, {kAny, width}, like_);
+  expect_matrix(op_, block, kWqkv, wqkv, {kAny, width}, like_);
+  expect_matrix(op_, block, kMlpFc, mlp_fc, {kAny, width}, like_);
   if (block == 0) {
     expect_caches(op_, 0, key_cache, value_cache, {kAny, kAny, kAny, kAny}, like_);
     a.num_heads = static_cast<int32_t>(
@@ -143,16 +188,14 @@ void BlockStack::add_block(const Tensor* w, const Tensor& key_cache, const Tenso
   for (const int norm : {kNorm1, kNorm2, kNorm3, kNorm4}) {
     expect_weight(op_, block, norm, w[norm], {width}, like_);
   }
-  expect_weight(op_, block, kWqkv, wqkv, {(heads + 2 * kv_heads) * d, width}, like_);
-  expect_weight(op_, block, kAttnProj, w[kAttnProj], {width, heads * d}, like_);
-  expect_weight(op_, block, kMlpFc, mlp_fc, {2 * params_.mlp_width, width}, like_);
-  expect_weight(op_, block, kMlpProj, w[kMlpProj], {width, params_.mlp_width}, like_);
+  expect_matrix(op_, block, kWqkv, wqkv, {(heads + 2 * kv_heads) * d, width}, like_);
+  expect_matrix(op_, block, kAttnProj, w[kAttnProj], {width, heads * d}, like_);
+  expect_matrix(op_, block, kMlpFc, mlp_fc, {2 * params_.mlp_width, width}, like_);
+  expect_matrix(op_, block, kMlpProj, w[kMlpProj], {width, params_.mlp_width}, like_);
   const bool has_bias = w[kQkBias].dim() != 1 || w[kQkBias].numel() != 0;
   if (has_bias) expect_weight(op_, block, kQkBias, w[kQkBias], {heads + kv_heads, d}, like_);
-  for (int scale = kWqkvScale; scale < kBlockTensors; ++scale) {
-    if (w[scale].numel() == 0) continue;
-    fail(op_, name_of(block, scale).c_str(), "an empty tensor (weights that are not quantised)",
-         describe(w[scale]));
+  for (const int matrix : {kWqkv, kAttnProj, kMlpFc, kMlpProj}) {
+    expect_scale(op_, block, w, matrix, like_);
   }
 
   TransformerBlock found{};
@@ -160,11 +203,11 @@ void BlockStack::add_block(const Tensor* w, const Tensor& key_cache, const Tenso
   found.norm_2 = keep(w[kNorm2]);
   found.norm_3 = keep(w[kNorm3]);
   found.norm_4 = keep(w[kNorm4]);
-  found.wqkv = keep(wqkv);
+  found.wqkv = keep_linear(w, kWqkv);
   found.qk_bias = has_bias ? keep(w[kQkBias]) : nullptr;
-  found.attn_proj = keep(w[kAttnProj]);
-  found.mlp_fc = keep(mlp_fc);
-  found.mlp_proj = keep(w[kMlpProj]);
+  found.attn_proj = keep_linear(w, kAttnProj);
+  found.mlp_fc = keep_linear(w, kMlpFc);
+  found.mlp_proj = keep_linear(w, kMlpProj);
   found.key_cache = key_cache.mutable_data_ptr();
   found.value_cache = value_cache.mutable_data_ptr();
   found.cache_page_stride = key_cache.stride(0);

@@ -25,8 +25,9 @@ struct RowArguments {
 // parameters point into it.
 class BlockStack {
  public:
-  // `like` has the element type and device of everything; `rows` is N and `width` D. `weights` are
-  // 13 tensors per block in the order of BlockTensor (block_arguments.cpp).
+  // `like` has the element type of the rows, of the caches and of all weights that are not int8,
+  // and the device of everything; `rows` is N and `width` D. `weights` are 13 tensors per block in
+  // the order of BlockTensor (block_arguments.cpp).
   BlockStack(const char* op, const Tensor& like, int64_t rows, int64_t width,
              const std::vector<Tensor>& weights, const std::vector<Tensor>& key_caches,
              const std::vector<Tensor>& value_caches, const RowArguments& row_arguments,
@@ -41,6 +42,7 @@ class BlockStack {
   void add_block(const Tensor* weights, const Tensor& key_cache, const Tensor& value_cache);
   void set_layout(const RowArguments& rows);
   const void* keep(const Tensor& tensor);
+  BlockLinear keep_linear(const Tensor* weights, int matrix);
 
   const char* const op_;
   const Tensor like_;

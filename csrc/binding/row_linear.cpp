@@ -12,29 +12,13 @@ namespace {
 
 constexpr const char* kOp = "row_linear";
 
-// The scale of an int8 weight with contiguous elements; other weights have none.
-std::optional<Tensor> checked_scale(const Tensor& x, const Tensor& weight,
-                                    const std::optional<Tensor>& scale) {
-  const bool quantized = weight.scalar_type() == ScalarType::Char;
-  if (quantized != scale.has_value()) {
-    fail(kOp, "scale",
-         quantized ? "a scale for an int8 weight" : "None for a weight that is not int8",
-         scale ? describe(*scale) : "None");
-  }
-  if (!quantized) return std::nullopt;
-  expect_tensor(kOp, "scale", *scale, {weight.size(0)}, ScalarType::Float, x);
-  return with_contiguous_rows(*scale);
-}
-
 // x: [N, K]   weight: [M, K], as x or int8   scale: [M] for an int8 weight   out: [N, M]
 void row_linear_out(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& scale,
                     const Tensor& out) {
   const RdkDtype dtype = dtype_of(kOp, "x", x);
   expect_shape(kOp, "x", x, {kAny, kAny});
-  const bool quantized = weight.scalar_type() == ScalarType::Char;
-  expect_tensor(kOp, "weight", weight, {kAny, x.size(1)},
-                quantized ? ScalarType::Char : x.scalar_type(), x);
-  const std::optional<Tensor> scales = checked_scale(x, weight, scale);
+  expect_tensor(kOp, "weight", weight, {kAny, x.size(1)}, weight_type(weight, x), x);
+  const std::optional<Tensor> scales = checked_scale(kOp, "scale", scale, weight);
   expect_output(kOp, "out", out, {x.size(0), weight.size(0)}, x);
   const Tensor rows = with_contiguous_rows(x), weights = with_contiguous_rows(weight);
 

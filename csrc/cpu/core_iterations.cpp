@@ -34,6 +34,7 @@ int core_iterations(const CoreIterationsParams& p, int dtype, RdkParallelFor par
   RowLinearParams adapter{};
   adapter.x = p.adapter_input;
   adapter.weight = p.adapter;
+  adapter.scale = p.adapter_scale;
   adapter.out = hidden;
   adapter.rows = core.attention.num_rows;
   adapter.depth = 2 * core.width;

@@ -1,7 +1,7 @@
 // Compiles RDK_KERNEL_FILE, a kernel that spells out vectors, once per instruction set:
 //
-//   #define RDK_KERNEL_FILE "swiglu_kernel.h"   // defines choose(...), returning a function
-//   pointer #include "instruction_sets.h"
+//   #define RDK_KERNEL_FILE "swiglu_kernel.h"   // defines choose(...): a function pointer
+//   #include "instruction_sets.h"
 //
 //   ... rdk::cpu::RDK_BEST(choose(dtype)) ...   // that of the best set of capability()
 //

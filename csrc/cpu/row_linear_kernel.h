@@ -14,14 +14,14 @@
 // which takes its elements in the order of the depth, and the lanes are added up by one tree:
 // neither depends on what else is computed beside it, so nor does any bit of the result.
 //
-// An int8 weight becomes bf16 or fp32, both exact, in registers; where several groups of rows use
-// a chunk, once for all of them, in a buffer in L1. Its scale multiplies the finished sums.
+// An int8 weight becomes bf16 or fp32, both exact, in registers, for every group of rows again: the
+// units that widen are not those that multiply. Its scale multiplies the finished sums.
 
 #include "vectors.h"
 
 constexpr int kTileRows = kLanes == 16 ? 4 : 2;
-constexpr int kPanel = kLanes == 16 ? 6 : 4;  // 24 of 32 registers hold sums, or 8 of 16
-constexpr int kChunkSteps = 32;               // a chunk is this many vectors of each row
+constexpr int kPanel = kLanes == 16 ? 6 : 4;        // 24 of 32 registers hold sums, or 8 of 16
+constexpr int kChunkBytes = 32 * RDK_VECTOR_BYTES;  // of each row of the weight
 
 // ---- Elements: how a vector of a row is read and multiplied ------------------------------------
 
@@ -40,15 +40,13 @@ RDK_KERNEL Floats widen(const int8_t* from) {
 #endif
 }
 
-// For each type of x. `Unpacked` is what int8 weights are kept as between uses: `read` takes
-// elements of x, of a weight, or unpacked ones.
+// For each type of x; `read` takes elements of x or of an int8 weight.
 template <class T>
 struct Elements;
 
 template <>
 struct Elements<float> {
   using Vector = Floats;
-  using Unpacked = float;
   static constexpr int kStep = kLanes;  // elements of a vector
   RDK_KERNEL static Vector read(const float* from) { return load<Floats>(from); }
   RDK_KERNEL static Vector read(const int8_t* from) { return widen(from); }
@@ -59,9 +57,7 @@ struct Elements<float> {
 template <>
 struct Elements<half> {
   using Vector = Floats;
-  using Unpacked = float;
   static constexpr int kStep = kLanes;
-  RDK_KERNEL static Vector read(const float* from) { return load<Floats>(from); }
   RDK_KERNEL static Vector read(const int8_t* from) { return widen(from); }
   RDK_KERNEL static Floats dot(Floats sum, Vector a, Vector b) { return sum + a * b; }
 #if RDK_VECTOR_BYTES == 64
@@ -93,7 +89,6 @@ struct Elements<half> {
 template <>
 struct Elements<bf16> {
   using Vector = Words;  // pairs; both elements of a pair go to one lane
-  using Unpacked = bf16;
   static constexpr int kStep = 2 * kLanes;
   RDK_KERNEL static Vector read(const bf16* from) { return load<Words>(from); }
 #if RDK_BF16_DOT
@@ -160,11 +155,10 @@ RDK_KERNEL Floats sum_lanes(Floats* sums) {
 
 using PanelSums = Floats[kPanel];  // of one row of x, by lane
 
-// A panel's chunk of the depth. The weight's elements are Weight in memory, and Ready where the
-// products take them from.
-template <class Ready, class Weight>
+// A panel's chunk of the depth.
+template <class Weight>
 struct Chunk {
-  const Ready* weight[kPanel];
+  const Weight* weight[kPanel];
   const Weight* next[kPanel];  // the chunk that follows, of this panel or the next
   float scale[kPanel];         // of an int8 weight
   int64_t steps;               // whole vectors of a row
@@ -188,11 +182,11 @@ struct Fetch {
 };
 
 // Adds the chunk's products for kRows rows, and meanwhile fetches. A single group uses its chunk,
-// which is a whole panel, once: it fetches the next panel, except for one row of x with a weight
-// that needs no unpacking. The machine's own prefetching keeps up best with that.
-template <class T, bool kSingleGroup, int kRows, class Ready, class Weight>
-RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<Ready, Weight>& chunk,
-                          Fetch fetch, PanelSums* sums) {
+// which is a whole panel, once: it fetches the next panel, except for one row of x on a weight
+// that is not int8. The machine's own prefetching keeps up best with that.
+template <class T, bool kSingleGroup, int kRows, class Weight>
+RDK_KERNEL void add_chunk(const T* x, int64_t x_stride, const Chunk<Weight>& chunk, Fetch fetch,
+                          PanelSums* sums) {
   constexpr bool kFetchPanel = kSingleGroup && (kRows > 1 || std::is_same_v<Weight, int8_t>);
   using E = Elements<T>;
   typename E::Vector weight[kPanel];
@@ -265,10 +259,9 @@ RDK_KERNEL void write_tile(const PanelSums* sums, const float* scale, T* out, in
 
 // The same for a tile of kTileRows rows or the fewer that are left; writes out after the last
 // chunk.
-template <class T, bool kSingleGroup, int kRows = kTileRows, class Ready, class Weight>
-RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride,
-                             const Chunk<Ready, Weight>& chunk, Fetch fetch, PanelSums* sums,
-                             T* out, int64_t out_stride) {
+template <class T, bool kSingleGroup, int kRows = kTileRows, class Weight>
+RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride, const Chunk<Weight>& chunk,
+                             Fetch fetch, PanelSums* sums, T* out, int64_t out_stride) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
       return compute_tile<T, kSingleGroup, kRows - 1>(rows, x, x_stride, chunk, fetch, sums, out,
@@ -284,23 +277,6 @@ RDK_KERNEL void compute_tile(int rows, const T* x, int64_t x_stride,
 
 // ---- Panels ------------------------------------------------------------------------------------
 
-// An int8 weight's chunks as the products take them, while several groups of rows use them.
-template <class T>
-struct Unpacked {
-  static constexpr int kElements = kChunkSteps * Elements<T>::kStep;
-  alignas(64) typename Elements<T>::Unpacked rows[kPanel][kElements + Elements<T>::kStep];
-
-  RDK_KERNEL const typename Elements<T>::Unpacked* fill(int row, const int8_t* from, int64_t steps,
-                                                        int rest) {
-    constexpr int kStep = Elements<T>::kStep;
-    for (int64_t i = 0; i < steps; ++i) {
-      store(rows[row] + i * kStep, Elements<T>::read(from + i * kStep));
-    }
-    if (rest > 0) store(rows[row] + steps * kStep, read_first<T>(from + steps * kStep, rest));
-    return rows[row];
-  }
-};
-
 // All `rows` <= kBlockRows rows from `first_row` on, for the panel at `output`. The last panel may
 // have fewer columns: it repeats the last row of weight instead.
 template <class T, class Weight, bool kSingleGroup>
@@ -312,10 +288,9 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
   const auto row_of = [&](int64_t j) {
     return static_cast<const Weight*>(p.weight) + (j < last ? j : last - 1) * p.weight_stride;
   };
-  constexpr bool kScaled = std::is_same_v<Weight, int8_t>, kUnpack = kScaled && !kSingleGroup;
-  std::conditional_t<kUnpack, Unpacked<T>, char> unpacked;
+  constexpr int64_t kChunkSteps = kChunkBytes / (E::kStep * sizeof(Weight));
   const int64_t chunk_steps = kSingleGroup ? vectors : kChunkSteps;
-  Chunk<std::conditional_t<kUnpack, typename E::Unpacked, Weight>, Weight> chunk;
+  Chunk<Weight> chunk;
   chunk.columns = last - output < kPanel ? static_cast<int>(last - output) : kPanel;
   int64_t at = 0;  // vectors before the chunk
   do {
@@ -325,13 +300,11 @@ RDK_KERNEL void compute_panel(const RowLinearParams& p, int64_t first_row, int r
     chunk.rest = chunk.is_last ? static_cast<int>(p.depth % E::kStep) : 0;
     for (int j = 0; j < kPanel; ++j) {
       const Weight* const weight = row_of(output + j) + at * E::kStep;
-      if constexpr (kUnpack) {
-        chunk.weight[j] = unpacked.fill(j, weight, chunk.steps, chunk.rest);
-      } else {
-        chunk.weight[j] = weight;
-      }
+      chunk.weight[j] = weight;
       chunk.next[j] = chunk.is_last ? row_of(output + kPanel + j) : weight + chunk_steps * E::kStep;
-      if (kScaled) chunk.scale[j] = p.scale[output + j < last ? output + j : last - 1];
+      if constexpr (std::is_same_v<Weight, int8_t>) {
+        chunk.scale[j] = p.scale[output + j < last ? output + j : last - 1];
+      }
     }
     for (int group = 0; group < groups; ++group) {
       const int row = group * kTileRows;

@@ -34,10 +34,11 @@ class Launches {
 
   int error() const { return error_; }
 
-  void linear(ConstRows x, int64_t depth, const void* weight, int64_t width, Rows out) {
+  void linear(ConstRows x, int64_t depth, const BlockLinear& linear, int64_t width, Rows out) {
     RowLinearParams params{};
     params.x = x.data;
-    params.weight = weight;
+    params.weight = linear.weight;
+    params.scale = linear.scale;
     params.out = out.data;
     params.rows = rows_;
     params.depth = depth;

@@ -11,25 +11,29 @@ from typing import Any
 
 import torch
 
-from rdkernels.backends import native
+from rdkernels.backends import native, triton
 
 
 def reason(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
     """None if ``backend`` serves ``op`` for ``dtype`` on ``device``, else why it cannot."""
     if backend == "eager":
         return None
-    if backend == "native":
-        return native.reason(op, device, dtype)
-    return "no Triton kernels in this version"
+    provider = native if backend == "native" else triton
+    return provider.reason(op, device, dtype)
+
+
+def only_by_name(backend: str, device: str) -> bool:
+    """Whether ``backend`` serves no call that does not name it: Triton's interpreter, for tests."""
+    return backend == "triton" and device == "cpu"
 
 
 def function(backend: str, op: str) -> Callable[..., Any]:
     """The callable with the op's positional schema arguments."""
     from rdkernels.ops._registry import OPS
 
-    if backend == "native":
-        return native.function(op)
-    return OPS[op].eager if backend == "eager" else OPS[op].default
+    if backend == "eager":
+        return OPS[op].eager
+    return (native if backend == "native" else triton).function(op)
 
 
 def out_function(backend: str, op: str) -> Callable[..., None]:
@@ -37,9 +41,9 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
     from rdkernels.ops._registry import OPS
 
     names = OPS[op].out_names
-    write = native.out_function(op) if backend == "native" else OPS[op].eager_out
     if backend == "triton":
-        write = _written_out(function(backend, op), names)
+        return copied_out(function(backend, op))
+    write = native.out_function(op) if backend == "native" else OPS[op].eager_out
 
     def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
         write(*arguments, **dict(zip(names, out, strict=True)))
@@ -47,13 +51,13 @@ def out_function(backend: str, op: str) -> Callable[..., None]:
     return call
 
 
-def _written_out(allocating: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., None]:
+def copied_out(allocating: Callable[..., Any]) -> Callable[..., None]:
     """An ``out`` form made of one that allocates, and a copy of its outputs."""
 
-    def call(*arguments: Any, **outputs: torch.Tensor) -> None:
+    def call(*arguments: Any, out: tuple[torch.Tensor, ...]) -> None:
         results = allocating(*arguments)
         results = results if isinstance(results, tuple) else (results,)
-        for name, result in zip(names, results, strict=True):
-            outputs[name][: len(result)].copy_(result)
+        for target, result in zip(out, results, strict=True):
+            target[: len(result)].copy_(result)
 
     return call

@@ -18,7 +18,7 @@ from rdkernels.backends import philox
 NORM_STYLES = ("huginn", "llama", "olmo")
 CRITERIA = ("latent-diff", "cosine")
 # The weights of a transformer block as the fused ops take them, all blocks in one list. Empty where
-# a block has none: qk_bias, and the scales of matrices that are not quantised.
+# a block has none: qk_bias, and the scales of matrices that are not int8.
 BLOCK_TENSORS = (
     *("norm_1", "norm_2", "norm_3", "norm_4"),
     *("wqkv", "qk_bias", "attn_proj", "mlp_fc", "mlp_proj"),
@@ -160,13 +160,15 @@ def transformer_blocks(
     layout = (page_table, cu_rows, start, active, scale, interleaved)
     for i, caches in enumerate(zip(key_caches, value_caches, strict=True)):
         tensors = weights[i * len(BLOCK_TENSORS) : (i + 1) * len(BLOCK_TENSORS)]
-        norm_1, norm_2, norm_3, norm_4, wqkv, bias, attn_proj, mlp_fc, mlp_proj, *_ = tensors
+        norm_1, norm_2, norm_3, norm_4, wqkv, bias, attn_proj, mlp_fc, mlp_proj, *scales = tensors
         qk_bias = bias if bias.numel() else None
-        qkv = row_linear(rms_norm(hidden, norm_1, eps), wqkv)
+        s_wqkv, s_attn_proj, s_mlp_fc, s_mlp_proj = (s if s.numel() else None for s in scales)
+        qkv = row_linear(rms_norm(hidden, norm_1, eps), wqkv, s_wqkv)
         mixed = recurrent_attention(qkv, qk_bias, cos_sin, *caches, *layout)
-        delta = row_linear(mixed, attn_proj)
+        delta = row_linear(mixed, attn_proj, s_attn_proj)
         hidden, normed = residual_norm(delta, hidden, norm_2, norm_3, eps, "huginn")
-        delta = row_linear(swiglu(row_linear(normed, mlp_fc)), mlp_proj)
+        gate_up = row_linear(normed, mlp_fc, s_mlp_fc)
+        delta = row_linear(swiglu(gate_up), mlp_proj, s_mlp_proj)
         hidden, _ = residual_norm(delta, hidden, norm_4, None, eps, "huginn")
     return hidden if last_norm is None else rms_norm(hidden, last_norm, eps)
 
@@ -199,7 +201,7 @@ def core_iterations(
     live = live_rows(len(state), cu_rows, active).unsqueeze(1)
     blocks = (weights, key_caches, value_caches, cos_sin, page_table, cu_rows, start, active)
     for _ in range(iterations):
-        hidden = row_linear(torch.cat((state, embed), dim=1), adapter)
+        hidden = row_linear(torch.cat((state, embed), dim=1), adapter, adapter_scale)
         hidden = transformer_blocks(hidden, *blocks, eps, scale, interleaved, None)
         state = torch.where(live, hidden, state)
     adapter_input[:, :width] = state

@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rdkernels.errors import ArgumentError, CheckpointError
+from rdkernels.models.blocks import Block
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import DEMO_MODELS
 from rdkernels.models.quantized import LinearWeight, QuantizedWeight
-from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel, Weights
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.models.tokenizer import Tokenizer
+from rdkernels.models.weights import Weights
 from rdkernels.ops._registry import BACKENDS
 
 _DTYPES = {

@@ -46,6 +46,13 @@ class QuantizedWeight:
 LinearWeight = torch.Tensor | QuantizedWeight  # what a linear layer multiplies by
 
 
+def values_and_scale(weight: LinearWeight) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A linear layer's weight as ops take it: a matrix, and the scale of an int8 one."""
+    if isinstance(weight, QuantizedWeight):
+        return weight.values, weight.scale
+    return weight, None
+
+
 def quantized_linear(
     row_linear: Callable[..., torch.Tensor], x: torch.Tensor, weight: QuantizedWeight
 ) -> torch.Tensor:

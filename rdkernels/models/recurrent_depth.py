@@ -6,8 +6,6 @@ to iterate, when to stop and what to commit is the samplers' business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -16,45 +14,15 @@ from torch.nn.functional import linear as torch_linear
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
-from rdkernels.models.blocks import Block, BlockStack, Linear, Rows, few_rows
+from rdkernels.models.blocks import BlockStack, DecodeScratch, Linear, Rows, few_rows, rotary_table
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight, quantized_linear
+from rdkernels.models.quantized import quantized_linear, values_and_scale
 from rdkernels.models.tokenizer import Tokenizer
+from rdkernels.models.weights import Weights, tensors_of
 from rdkernels.wavefront import Wavefront
 
-
-@dataclass(frozen=True)
-class Weights:
-    """All weights of a model on one device, in one dtype or, all linear layers, int8."""
-
-    embedding: torch.Tensor  # [V, D]
-    prelude: tuple[Block, ...]
-    adapter: LinearWeight  # [D, 2D]: state | embed
-    core: tuple[Block, ...]
-    coda: tuple[Block, ...]
-    final_norm: torch.Tensor  # [D]: before the coda and before the head
-    head: LinearWeight  # [V, D]; where tied the embedding itself, or its int8 copy
-
-    @property
-    def quantized(self) -> bool:
-        """Whether the linear layers are int8."""
-        return isinstance(self.adapter, QuantizedWeight)
-
-    def tensors(self) -> list[torch.Tensor]:
-        """Every distinct tensor once; of int8 weights the values and the scale."""
-        return list({id(tensor): tensor for tensor in _tensors_of(self)}.values())
-
-
-def _tensors_of(value: object) -> Iterator[torch.Tensor]:
-    """The tensors in a weight, a block or a tuple of them."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _tensors_of(part)
-    elif isinstance(value, Weights | Block | QuantizedWeight):
-        for field in fields(value):
-            yield from _tensors_of(getattr(value, field.name))
+# Native kernels of the CPU only, for few rows.
+ONE_CALL = ("row_linear", "transformer_blocks", "core_iterations")
 
 
 class RecurrentDepthModel:
@@ -64,7 +32,9 @@ class RecurrentDepthModel:
         config: sizes and constants.
         weights: all tensors.
         tokenizer: text to ids and back, or None where the checkpoint has none.
-        backend: provider forced for every op, or None for the best that can serve.
+        backend: provider forced for every op, or None for the best that can serve. The environment
+            variable RDKERNELS_BACKEND is read when the model is made.
+        inference_ops: the ops of the chosen providers, where autograd records nothing.
     """
 
     def __init__(
@@ -77,7 +47,13 @@ class RecurrentDepthModel:
         self.config, self.weights = config, weights
         self.tokenizer, self.backend = tokenizer, backend
         self.cos_sin = rotary_table(config, self.device)
-        self._few_rows = few_rows(config.width, self.dtype)
+        # A tensor, as a Python number would become a new one at every use; on the CPU, from where
+        # every device takes a single number, in more than the precision of half types.
+        precise = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self._embed_scale = torch.tensor(config.embed_scale, dtype=precise)
+        self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
+        self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
+        self._few_rows = few_rows(config.width, self.dtype, weights.quantized)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
             BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
@@ -96,7 +72,7 @@ class RecurrentDepthModel:
         """Bytes of all weights, or of one ``iterate`` pass with ``part='core'``."""
         tensors = self.weights.tensors()
         if part == "core":
-            tensors = list(_tensors_of((self.weights.adapter, self.weights.core)))
+            tensors = list(tensors_of((self.weights.adapter, self.weights.core)))
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(
@@ -136,7 +112,11 @@ class RecurrentDepthModel:
 
         ``out``: where to put them, for instance the right half of an adapter input.
         """
-        hidden = torch.embedding(self.weights.embedding, tokens) * self.config.embed_scale
+        embedding, scale = self.weights.embedding, self._embed_scale
+        if out is None:
+            hidden = torch.embedding(embedding, tokens) * scale
+        else:
+            hidden = torch.index_select(embedding, 0, tokens, out=out).mul_(scale)
         return self._blocks(self._prelude, hidden, cache.prelude, rows, out=out)
 
     def iterate(
@@ -156,11 +136,12 @@ class RecurrentDepthModel:
         """
         stack, adapter = self._core, self.weights.adapter
         state = adapter_input[:, : self.config.width]
-        if native := self._whole("core_iterations", adapter_input, rows):
-            arguments = (adapter_input, adapter, None, *stack.arguments(cache.core, rows))
-            native.core_iterations(*arguments, iterations, stack.eps, stack.scale, True)
+        if native := self._native("core_iterations", adapter_input, rows):
+            arguments = (*values_and_scale(adapter), *stack.arguments(cache.core, rows))
+            options = (iterations, stack.eps, stack.scale, True)
+            native.core_iterations(adapter_input, *arguments, *options)
             return state
-        op, linear = ops.bind(adapter_input, self.backend), self._linear(adapter_input)
+        op, linear = self._ops(adapter_input), self._linear(adapter_input)
         live = rows.live(len(state)).unsqueeze(1)
         for _ in range(iterations):
             hidden = stack.op_by_op(op, linear, linear(adapter_input, adapter), cache.core, rows)
@@ -174,43 +155,74 @@ class RecurrentDepthModel:
         cache: SharedKVCache,
         select: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
+        scratch: DecodeScratch | None = None,
     ) -> torch.Tensor:
         """Coda and head: states ``[N, D]`` -> fp32 logits ``[N, V]`` (of rows ``select`` only).
 
-        Writes the coda's K/V of all rows. ``out``: where to put the logits.
+        Writes the coda's K/V of all rows. ``out``: where to put the logits; ``scratch``: memory for
+        what comes before them, and then nothing is allocated where native CPU kernels serve.
         """
-        normed = self.coda(state, rows, cache)
-        return self.head(normed if select is None else normed[select], out)
+        hidden, head = scratch or (None, None)
+        normed = self.coda(state, rows, cache, out=hidden)
+        return self.head(normed if select is None else normed[select], out, head)
 
-    def coda(self, state: torch.Tensor, rows: Rows, cache: SharedKVCache) -> torch.Tensor:
+    def coda(
+        self,
+        state: torch.Tensor,
+        rows: Rows,
+        cache: SharedKVCache,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """States ``[N, D]`` -> what the head reads ``[N, D]``; writes the coda's K/V."""
-        norm = self.weights.final_norm
-        hidden = ops.bind(state, self.backend).rms_norm(state, norm, self.config.norm_eps)
-        return self._blocks(self._coda, hidden, cache.coda, rows, norm)
+        norm, eps, op = self.weights.final_norm, self.config.norm_eps, self._ops(state)
+        if out is None:
+            hidden = op.rms_norm(state, norm, eps)
+        else:
+            hidden = out
+            op.rms_norm_out(state, norm, eps, out=(hidden,))
+        return self._blocks(self._coda, hidden, cache.coda, rows, norm, out=out)
 
-    def head(self, normed: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Rows ``[N, D]`` of :meth:`coda` -> fp32 logits ``[N, V]``."""
-        logits = self._linear(normed)(normed, self.weights.head)
-        return logits.float() if out is None else out.copy_(logits)
+    def head(
+        self,
+        normed: torch.Tensor,
+        out: torch.Tensor | None = None,
+        scratch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rows ``[N, D]`` of :meth:`coda` -> fp32 logits ``[N, V]``.
+
+        ``scratch``: memory for them in the model's dtype, where that is not the dtype of ``out``.
+        """
+        weight, native = self.weights.head, self._native("row_linear", normed)
+        logits = out if out is not None and out.dtype == self.dtype else scratch
+        if native is None or logits is None:
+            logits = self._linear(normed)(normed, weight)
+        else:
+            native.row_linear_out(normed, *values_and_scale(weight), out=(logits,))
+        if out is None:
+            return logits.float()
+        return out if logits is out else out.copy_(logits)
 
     def _native(self, name: str, x: torch.Tensor, rows: Rows | None = None) -> ops.Bound | None:
         """The ops for tensors like ``x`` if the native CPU kernel ``name`` is to serve, else None.
 
         It is for few rows, in one launch.
         """
-        if x.device.type != "cpu" or x.size(0) > self._few_rows or (rows and rows.later):
+        few = x.size(0) <= self._few_rows and not (rows and rows.later)
+        if name not in self._one_call or not few or _is_recorded(x):
             return None
-        bound = ops.bind(x, self.backend)
-        return bound if bound.chosen(name) == "native" else None
+        return self.inference_ops
 
-    def _whole(self, name: str, x: torch.Tensor, rows: Rows) -> ops.Bound | None:
-        """As :meth:`_native`, for the ops that take whole blocks."""
-        return None if self.weights.quantized else self._native(name, x, rows)
+    def _ops(self, x: torch.Tensor) -> ops.Bound:
+        """The ops for tensors like ``x``; eager ones where autograd records it."""
+        return ops.bind(x, self.backend) if _is_recorded(x) else self.inference_ops
+
+    def _is_native_on_cpu(self, name: str) -> bool:
+        return self.device.type == "cpu" and self.inference_ops.chosen(name) == "native"
 
     def _linear(self, x: torch.Tensor) -> Linear:
         """What applies linear layers to rows ``x``."""
         if self.weights.quantized:
-            return partial(quantized_linear, ops.bind(x, self.backend).row_linear)
+            return partial(quantized_linear, self._ops(x).row_linear)
         native = self._native("row_linear", x)
         return torch_linear if native is None else native.row_linear
 
@@ -224,13 +236,13 @@ class RecurrentDepthModel:
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows through the prelude or the coda."""
-        if native := self._whole("transformer_blocks", hidden, rows):
+        if native := self._native("transformer_blocks", hidden, rows):
             arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
             if out is None:
                 return native.transformer_blocks(*arguments, last_norm)
             native.transformer_blocks_out(*arguments, last_norm, out=(out,))
             return out
-        op, linear = ops.bind(hidden, self.backend), self._linear(hidden)
+        op, linear = self._ops(hidden), self._linear(hidden)
         result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)
         return result if out is None else out.copy_(result)
 
@@ -300,10 +312,6 @@ class RecurrentDepthModel:
         expect(inside, f"ids in [0, {vocabulary})", low if low < 0 else high)
 
 
-def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:
-    """``[context, d]`` fp32: cosines, then sines, of ``position * base**(-2i / d)``."""
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angle = torch.outer(
-        torch.arange(config.context, dtype=torch.float32), 1.0 / config.rope_base**exponent
-    )
-    return torch.cat((angle.cos(), angle.sin()), dim=1).to(device)
+def _is_recorded(x: torch.Tensor) -> bool:
+    """Whether autograd records what is done with ``x``."""
+    return torch.is_grad_enabled() and x.requires_grad

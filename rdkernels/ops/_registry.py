@@ -12,6 +12,7 @@ returns nothing (an operator may not return what it mutates).
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from functools import cache
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from rdkernels import backends
-from rdkernels.backends import native
+from rdkernels.backends import native, triton
 from rdkernels.errors import ArgumentError, BackendError
 
 NAMESPACE = "rdkernels"
@@ -33,7 +34,12 @@ class Op:
     """One operator: its torch overloads and, per provider, the function that serves it."""
 
     def __init__(
-        self, name: str, eager: Callable[..., Any], eager_out: Callable[..., None] | None, out: str
+        self,
+        name: str,
+        eager: Callable[..., Any],
+        eager_out: Callable[..., None] | None,
+        out: str,
+        check: Callable[..., None] | None,
     ) -> None:
         self.name = name
         self.eager, self.eager_out = eager, eager_out
@@ -41,6 +47,15 @@ class Op:
         packet = getattr(getattr(torch.ops, NAMESPACE), name)
         self.default = packet.default
         self.out = packet.out if "out" in packet.overloads() else None
+        self._check = check
+        names = [argument.name for argument in self.default._schema.arguments]
+        wanted = inspect.signature(check).parameters if check else ()
+        self._checked = [names.index(name) for name in wanted]
+
+    def check(self, *args: Any) -> None:
+        """Raise :class:`ArgumentError` unless the schema's positional arguments ``args`` fit."""
+        if self._check is not None:
+            self._check(*(args[i] for i in self._checked))
 
     def provider(
         self,
@@ -97,12 +112,15 @@ def define(
     fake: Callable[..., Any],
     out: str = "",
     eager_out: Callable[..., None] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Op:
     """Define ``rdkernels::<schema>`` and, if ``out`` names output arguments, its ``out`` overload.
 
     ``schema`` is a torch schema without namespace; ``out`` is the argument text of the outputs,
     e.g. ``"Tensor(a!) out"``. ``eager_out`` is the eager meaning of the ``out`` overload where it
-    is more than ``eager`` and a copy, for outputs whose sizes the caller may choose.
+    is more than ``eager`` and a copy, for outputs whose sizes the caller may choose. ``check``
+    takes some of the schema's arguments, under their names, and raises :class:`ArgumentError`;
+    providers that do not check for themselves call it.
     """
     name = schema[: schema.index("(")]
     LIBRARY.define(schema)
@@ -114,7 +132,9 @@ def define(
         LIBRARY.define(f"{name}.out({arguments}, *, {out}) -> ()")
         LIBRARY.impl(f"{name}.out", eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
-    OPS[name] = Op(name, eager, eager_out, out)
+    OPS[name] = Op(name, eager, eager_out, out, check)
+    if name in triton.KERNELS:
+        triton.define(schema, OPS[name].check, fake)
     return OPS[name]
 
 
@@ -141,13 +161,10 @@ class Bound:
 
     def __init__(self, *choice: Any) -> None:
         self._choice = choice
-        self._chosen: dict[str, str | None] = {}
 
     def chosen(self, name: str) -> str | None:
         """The provider that serves op ``name``; None where the forced one cannot."""
-        if name not in self._chosen:
-            self._chosen[name] = choose(name, *self._choice)
-        return self._chosen[name]
+        return choose(name, *self._choice)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         op = OPS.get(name.removesuffix("_out"))
@@ -194,7 +211,9 @@ def choose(op: str, backend: str | None, device: str, dtype: torch.dtype) -> str
     """
     if backend is not None and backend not in BACKENDS:
         raise ArgumentError(op, "backend", f"one of {', '.join(BACKENDS)}", repr(backend))
-    candidates = BACKENDS if backend is None else (backend,)
+    candidates = [name for name in BACKENDS if not backends.only_by_name(name, device)]
+    if backend is not None:
+        candidates = [backend]
     able = (name for name in candidates if backends.reason(name, op, device, dtype) is None)
     return next(able, None)
 

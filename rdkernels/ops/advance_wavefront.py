@@ -128,6 +128,7 @@ OP = define(
     "int max_wavefront, bool restart) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) next_cu_rows, Tensor(b!) source_row, Tensor(e!) committed, "
     "Tensor(f!) row_tokens, Tensor(g!) row_keys",
     eager_out=_eager_out,

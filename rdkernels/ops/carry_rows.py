@@ -53,6 +53,7 @@ OP = define(
     "int seed, float std, bool continuous) -> (Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) next_state, Tensor(b!) next_embed",
 )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.ops.row_linear import check_scale, weight_dtype
 from rdkernels.ops.transformer_blocks import Tensors, check_blocks, default_scale
 
 
@@ -28,18 +29,17 @@ def _eager(
 ) -> None:
     op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start, active)
     expect_tensor(op, "adapter_input", adapter_input, (None, None), FLOATS)
-    expect_tensor(op, "adapter", adapter, (None, None), adapter_input.dtype, like=adapter_input)
+    dtype = weight_dtype(adapter, adapter_input)
+    expect_tensor(op, "adapter", adapter, (None, None), dtype, like=adapter_input)
     width = adapter.size(0)
-    expect_tensor(op, "adapter", adapter, (width, 2 * width), adapter_input.dtype)
+    expect_tensor(op, "adapter", adapter, (width, 2 * width), dtype)
     expect_tensor(op, "adapter_input", adapter_input, (None, 2 * width), adapter_input.dtype)
-    plain = adapter_scale is None or adapter_scale.numel() == 0
-    expected = "None (weights that are not quantised)"
-    expect(plain, op, "adapter_scale", expected, describe(adapter_scale))
+    check_scale(op, "adapter_scale", adapter_scale, adapter)
     expect(iterations >= 0, op, "iterations", "at least 0", iterations)
     check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows)
     blocks = (weights, key_caches, value_caches)
     eager.core_iterations(
-        adapter_input, adapter, None, *blocks, *rows, iterations, eps, scale, interleaved
+        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
     )
 
 
@@ -86,23 +86,26 @@ def core_iterations(
     Args:
         adapter_input: ``[N, 2 D]`` (fp32, bf16, fp16; fp64: eager only); its first D columns are
             written. Rows may lie apart; the native kernel wants their elements contiguous.
-        adapter: ``[D, 2 D]``.
+        adapter: ``[D, 2 D]``, dtype of ``adapter_input``; or int8.
         weights, key_caches, value_caches: of the core block, as for :func:`transformer_blocks`.
         cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
         iterations: how many; 0 changes nothing.
-        adapter_scale: must be None: quantised weights are not served.
+        adapter_scale: ``[D]`` fp32, for an int8 adapter: what its rows are multiplied by.
         eps, scale, interleaved: as for :func:`transformer_blocks`.
         backend: force ``native``, ``triton`` or ``eager``.
 
     Raises:
-        ArgumentError: counts, shapes, dtypes or devices do not fit.
+        ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its
+            scale or another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
     if scale is None:
         scale = default_scale(key_caches)
     blocks = (list(weights), list(key_caches), list(value_caches))
     rows = (cos_sin, page_table, cu_rows, start, active)
-    function = OP.provider(adapter_input, backend, (adapter_input, adapter, *weights))
+    function = OP.provider(
+        adapter_input, backend, (adapter_input, adapter, adapter_scale, *weights)
+    )
     function(
         adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
     )

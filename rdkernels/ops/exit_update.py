@@ -49,6 +49,7 @@ OP = define(
     "int iterations, float threshold, str criterion) -> (Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) delta, Tensor(b!) converged",
 )
 

@@ -62,6 +62,7 @@ OP = define(
     "-> (Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) adapter_input, Tensor(b!) mixed_embed",
 )
 

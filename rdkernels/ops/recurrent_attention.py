@@ -77,7 +77,7 @@ def _fake(
     return qkv.new_empty(qkv.size(0), qkv.size(1) - 2 * key_cache.size(2) * key_cache.size(3))
 
 
-OP = define(_SCHEMA, eager=_eager, fake=_fake, out="Tensor(a!) out")
+OP = define(_SCHEMA, check=_check, eager=_eager, fake=_fake, out="Tensor(a!) out")
 
 
 def recurrent_attention(

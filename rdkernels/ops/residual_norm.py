@@ -57,6 +57,7 @@ OP = define(
     "float eps, str style) -> (Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) hidden, Tensor(b!) normed",
 )
 

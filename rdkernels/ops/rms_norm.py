@@ -26,6 +26,7 @@ OP = define(
     "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 

@@ -8,16 +8,26 @@ from rdkernels.backends import eager
 from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
 
 
-def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
-    expect_tensor("row_linear", "x", x, (None, None), FLOATS)
+def weight_dtype(weight: torch.Tensor, x: torch.Tensor) -> torch.dtype:
+    """What a linear layer's weight must be for rows ``x``: int8 if it is that, else as they are."""
+    return torch.int8 if weight.dtype == torch.int8 else x.dtype
+
+
+def check_scale(op: str, argument: str, scale: torch.Tensor | None, weight: torch.Tensor) -> None:
+    """An int8 weight ``[M, K]`` has a scale, fp32 ``[M]``; any other has None."""
     quantized = weight.dtype == torch.int8
-    dtype = torch.int8 if quantized else x.dtype
-    expect_tensor("row_linear", "weight", weight, (None, x.size(1)), dtype, like=x)
     if quantized and scale is not None:
-        expect_tensor("row_linear", "scale", scale, (weight.size(0),), torch.float32, like=x)
+        expect_tensor(op, argument, scale, (weight.size(0),), torch.float32, like=weight)
         return
     wanted = "a scale for an int8 weight" if quantized else "None for a weight that is not int8"
-    expect(quantized == (scale is not None), "row_linear", "scale", wanted, describe(scale))
+    expect(quantized == (scale is not None), op, argument, wanted, describe(scale))
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) -> None:
+    expect_tensor("row_linear", "x", x, (None, None), FLOATS)
+    shape = (None, x.size(1))
+    expect_tensor("row_linear", "weight", weight, shape, weight_dtype(weight, x), like=x)
+    check_scale("row_linear", "scale", scale, weight)
 
 
 def _eager(
@@ -35,6 +45,7 @@ OP = define(
     "row_linear(Tensor x, Tensor weight, Tensor? scale=None) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 

@@ -51,6 +51,7 @@ OP = define(
     "float min_p, int seed) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 

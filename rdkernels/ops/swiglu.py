@@ -22,7 +22,9 @@ def _fake(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.size(0), x.size(1) // 2)
 
 
-OP = define("swiglu(Tensor x) -> Tensor", eager=_eager, fake=_fake, out="Tensor(a!) out")
+OP = define(
+    "swiglu(Tensor x) -> Tensor", check=_check, eager=_eager, fake=_fake, out="Tensor(a!) out"
+)
 
 
 def swiglu(x: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:

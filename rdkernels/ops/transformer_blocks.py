@@ -8,6 +8,7 @@ import torch
 
 from rdkernels.backends import eager
 from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+from rdkernels.ops.row_linear import weight_dtype
 
 BLOCK_TENSORS = eager.BLOCK_TENSORS
 
@@ -60,13 +61,15 @@ def _check_block(
         index = number * len(BLOCK_TENSORS) + BLOCK_TENSORS.index(field)
         return f"weights[{index}] ({field} of block {number})"
 
-    def check(field: str, *shape: int | None) -> None:
-        tensor = tensors[BLOCK_TENSORS.index(field)]
-        expect_tensor(op, name(field), tensor, shape, like.dtype, like=like)
+    def check(field: str, *shape: int | None, dtype: torch.dtype = like.dtype) -> None:
+        expect_tensor(op, name(field), block[field], shape, dtype, like=like)
+
+    def check_matrix(field: str, *shape: int | None) -> None:
+        check(field, *shape, dtype=weight_dtype(block[field], like))
 
     block = dict(zip(BLOCK_TENSORS, tensors, strict=True))
-    check("wqkv", None, width)
-    check("mlp_fc", None, width)
+    check_matrix("wqkv", None, width)
+    check_matrix("mlp_fc", None, width)
     cache_shape = (None,) * 4 if sizes is None else sizes[2]
     expect_tensor(op, f"key_caches[{number}]", key, cache_shape, like.dtype, like=like)
     expect_tensor(op, f"value_caches[{number}]", value, tuple(key.shape), like.dtype, like=like)
@@ -74,16 +77,19 @@ def _check_block(
     heads, mlp_width, (_, _, kv_heads, head_dim) = sizes
     for norm in BLOCK_TENSORS[:4]:
         check(norm, width)
-    check("wqkv", (heads + 2 * kv_heads) * head_dim, width)
-    check("attn_proj", width, heads * head_dim)
-    check("mlp_fc", 2 * mlp_width, width)
-    check("mlp_proj", width, mlp_width)
+    check_matrix("wqkv", (heads + 2 * kv_heads) * head_dim, width)
+    check_matrix("attn_proj", width, heads * head_dim)
+    check_matrix("mlp_fc", 2 * mlp_width, width)
+    check_matrix("mlp_proj", width, mlp_width)
     if block["qk_bias"].shape != (0,):
         check("qk_bias", heads + kv_heads, head_dim)
     for field in BLOCK_TENSORS[9:]:
-        empty = block[field].numel() == 0
-        expected = "an empty tensor (weights that are not quantised)"
-        expect(empty, op, name(field), expected, describe(block[field]))
+        matrix, scale = block[field.removesuffix("_scale")], block[field]
+        if matrix.dtype == torch.int8:
+            check(field, matrix.size(0), dtype=torch.float32)
+            continue
+        expected = "an empty tensor for a weight that is not int8"
+        expect(scale.numel() == 0, op, name(field), expected, describe(scale))
     return sizes
 
 
@@ -180,8 +186,9 @@ def transformer_blocks(
         weights: 13 tensors per block in the order of ``BLOCK_TENSORS``: ``norm_1``, ``norm_2``,
             ``norm_3``, ``norm_4`` ``[D]``; ``wqkv [(H + 2 HK) d, D]``; ``qk_bias [H + HK, d]`` or
             empty (``[0]``) for none; ``attn_proj [D, H d]``; ``mlp_fc [2 F, D]`` (gate | up);
-            ``mlp_proj [D, F]``; then a scale for each of the four matrices, which must be empty:
-            quantised weights are not served. All blocks have the same sizes.
+            ``mlp_proj [D, F]``; then a scale for each of the four matrices, as of
+            :func:`row_linear`: fp32, as long as the matrix has rows, where that is int8, else
+            empty. All blocks have the same sizes.
         key_caches, value_caches: one ``[pages, page_size, HK, d]`` per block; written.
         cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
         eps: of the norms.
@@ -194,7 +201,8 @@ def transformer_blocks(
         ``[N, D]``, dtype of ``hidden``.
 
     Raises:
-        ArgumentError: counts, shapes, dtypes or devices do not fit.
+        ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its
+            scale or another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
     if scale is None:

@@ -34,6 +34,7 @@ OP = define(
     "ScalarType dtype) -> Tensor",
     eager=_eager,
     fake=_fake,
+    check=_check,
     out="Tensor(a!) out",
 )
 

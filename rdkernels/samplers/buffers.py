@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+
+
+@cache
+def number(value: int) -> torch.Tensor:
+    """An int32 without dimensions, on the CPU, from where every device takes a single number.
+
+    A Python number in its place would become a new tensor at every use.
+    """
+    return torch.tensor(value, dtype=torch.int32)
 
 
 class RowTensors(NamedTuple):
@@ -25,16 +35,15 @@ class RowTensors(NamedTuple):
     embed: torch.Tensor  # [N, D] what the prelude makes of the token
     mixed_embed: torch.Tensor  # [N, D] after momentum
     adapter_input: torch.Tensor  # [N, 2D] state | mixed embed
+    state: torch.Tensor  # [N, D], a view of adapter_input
+    decoded: torch.Tensor  # [N, D] what the head reads
+    head: torch.Tensor  # [N, V] what it gives; [N, 0] in an fp32 model, where that is the logits
     logits: torch.Tensor  # [N, V] fp32
     sampled: torch.Tensor  # [N] int64
     delta: torch.Tensor  # [N] fp32
     converged: torch.Tensor  # [N] bool
     settled: torch.Tensor  # [N] bool
     exhausted: torch.Tensor  # [N] bool
-
-    @property
-    def state(self) -> torch.Tensor:
-        return self.adapter_input[:, : self.previous_state.size(1)]
 
 
 class RowBuffers:
@@ -73,12 +82,14 @@ class RowBuffers:
     def _allocate(self, rows: int) -> RowTensors:
         device, dtype = self.model.device, self.model.dtype
         width, vocabulary = self.model.config.width, self.model.config.vocabulary
+        adapter_input = torch.zeros(rows, 2 * width, dtype=dtype, device=device)
         # The op that lays out the next step may name this many rows more than it was given.
         laid_out = rows + self.batch * self.headway
 
         def zeros(*shape: int, of: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=of, device=device)
 
+        rounded = 0 if dtype == torch.float32 else vocabulary
         return RowTensors(
             token=zeros(laid_out, of=torch.int64),
             key=zeros(laid_out, 3, of=torch.int32),
@@ -88,7 +99,10 @@ class RowBuffers:
             previous_embed=zeros(rows, width, of=dtype),
             embed=zeros(rows, width, of=dtype),
             mixed_embed=zeros(rows, width, of=dtype),
-            adapter_input=zeros(rows, 2 * width, of=dtype),
+            adapter_input=adapter_input,
+            state=adapter_input[:, :width],
+            decoded=zeros(rows, width, of=dtype),
+            head=zeros(rows, rounded, of=dtype),
             logits=zeros(rows, vocabulary, of=torch.float32),
             sampled=zeros(rows, of=torch.int64),
             delta=zeros(rows, of=torch.float32),

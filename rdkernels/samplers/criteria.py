@@ -21,11 +21,14 @@ Memory = dict[str, torch.Tensor]
 class ExitCheck:
     """What a criterion may look at, one entry per row, at the end of an outer step.
 
+    The tensors are those that the loop works on: the next outer step overwrites them.
+
     Attributes:
         state, previous_state: ``[N, D]`` now, and at the start of the outer step.
         depth: ``[N]`` int32 iterations behind each row.
         fresh: ``[N]`` bool, rows that were never checked before.
-        logits: ``[N, V]`` fp32, or None for a criterion that does not need them.
+        logits: ``[N, V]`` fp32 after repetition penalty and bias, or None for a criterion that does
+            not need them.
         memory: what the criterion kept of each row at its last check; undefined where ``fresh``,
             and empty where all rows are.
     """

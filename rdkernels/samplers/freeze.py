@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 
 from rdkernels.errors import ArgumentError, is_whole
+from rdkernels.samplers.buffers import number
 from rdkernels.wavefront import Wavefront
 
 
 @dataclass(frozen=True)
 class RowStatus:
     """What a freeze rule may look at, one entry per row ``[N]``, at the end of an outer step.
+
+    Rows past ``wavefront.cu_rows[-1]`` are padding: their entries mean nothing, and it does not
+    matter what a rule says about them. On a GPU a rule must not read any value back to the host.
 
     Attributes:
         wavefront: where the rows sit.
@@ -65,6 +69,7 @@ class LastConverged(FreezeRule):
     def settled(self, rows: RowStatus) -> torch.Tensor:
         own = rows.converged | rows.exhausted
         index = torch.arange(own.numel(), device=own.device)
+        own &= index < rows.wavefront.cu_rows[-1]  # padding is no sequence's
         last = torch.full_like(rows.wavefront.start, -1, dtype=torch.int64)
         last.scatter_reduce_(0, rows.wavefront.row_sequence, torch.where(own, index, -1), "amax")
         return index <= last[rows.wavefront.row_sequence]
@@ -80,7 +85,7 @@ class FixedDepth(FreezeRule):
         _expect_count("FixedDepth", "num_steps", self.num_steps)
 
     def settled(self, rows: RowStatus) -> torch.Tensor:
-        return torch.ge(rows.depth, self.num_steps, out=rows.scratch)
+        return torch.ge(rows.depth, number(self.num_steps), out=rows.scratch)
 
 
 @dataclass(frozen=True)

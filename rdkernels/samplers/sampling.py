@@ -70,7 +70,8 @@ class TokenSampler:
         device: torch.device,
         backend: str | None,
     ) -> None:
-        self.sampling, self.seed, self.backend = sampling, seed, backend
+        self.sampling, self.seed = sampling, seed
+        self._ops = ops.bind(torch.empty(0, device=device), backend)  # logits are fp32
         self.bias: torch.Tensor | None = None
         if sampling.logit_bias:
             if (largest := max(sampling.logit_bias)) >= vocabulary:
@@ -102,8 +103,7 @@ class TokenSampler:
         """A token for each row of ``logits [N, V]``, written to ``out [N]`` int64."""
         s = self.sampling
         keys = row_keys if s.temperature > 0.0 else None
-        op = ops.bind(logits, self.backend)
-        op.sample_tokens_out(
+        self._ops.sample_tokens_out(
             logits, keys, s.temperature, s.top_k, s.top_p, s.min_p, self.seed, out=(out,)
         )
         return out

@@ -102,8 +102,9 @@ class WavefrontPolicy:
 
     @property
     def needs_every_sample(self) -> bool:
-        """Whether an outer step decodes rows even if none of them is settled."""
-        return self.max_wavefront > 1 or self.criterion.needs_logits
+        """Whether every outer step decodes: predictions are consumed, or all rows settle anyway."""
+        settles = all(p.commits and p.iterations >= self.depth_limit for p in self.phases)
+        return self.max_wavefront > 1 or self.criterion.needs_logits or settles
 
     @property
     def is_static(self) -> bool:

@@ -4,7 +4,7 @@
         -> decode -> sample_tokens -> freeze rule -> advance_wavefront -> report
 
 Nothing here depends on values that only the device knows, so on a GPU the list can be captured as a
-graph; the two shortcuts that look at values are taken on CPUs only, where looking is free.
+graph; the two shortcuts that look at values are taken on CPUs only, where looking is cheap.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
-from rdkernels.models.recurrent_depth import RecurrentDepthModel, Rows
-from rdkernels.samplers.buffers import RowBuffers, RowTensors
+from rdkernels.models.blocks import DecodeScratch, Rows
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.samplers.buffers import RowBuffers, RowTensors, number
 from rdkernels.samplers.criteria import ExitCheck, Memory
 from rdkernels.samplers.freeze import RowStatus
 from rdkernels.samplers.sampling import TokenSampler
@@ -78,6 +79,7 @@ class OuterStepProgram:
     Attributes:
         iterations: core iterations of the last run.
         decoded: whether the last run decoded its rows.
+        may_look: whether a run may leave out what the values of its rows make unnecessary.
     """
 
     model: RecurrentDepthModel
@@ -89,7 +91,18 @@ class OuterStepProgram:
     seed: int
     iterations: int = 0
     decoded: bool = True
+    may_look: bool = False
     memory: Memory = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.may_look = self.model.device.type == "cpu"
+        model, cache = self.model, self.cache
+        self._ops = model.inference_ops
+        self._any_float_ops = ops.bind(torch.empty(0, device=model.device), model.backend)
+        # Tables, bounds and starts stay where they are: so do the rows' places on them.
+        at = (self.sequences.cu_rows, self.sequences.start, None)
+        self._outer = Rows(cache.page_table(), *at)
+        self._core = Rows(cache.core_page_table(0), *at) if cache.slots == 1 else None
 
     def rows(self, num_rows: int) -> int:
         """Rows that a step of ``num_rows`` real ones computes: no others."""
@@ -99,7 +112,7 @@ class OuterStepProgram:
         """Compute ``num_rows`` rows (those past ``cu_rows[B]`` are padding) and commit."""
         rows, policy = self.buffers.rows(num_rows), self.policy
         wavefront = Wavefront(self.sequences.cu_rows, self.sequences.start, num_rows)
-        outer = self.model.rows(wavefront, self.cache.page_table())
+        outer = self._outer
         self._carry(rows)
         if has_fresh_rows or not policy.inputs_stay:
             self._embed(rows, outer)
@@ -108,7 +121,7 @@ class OuterStepProgram:
         self._inject(rows)
         self._iterate(rows, wavefront, phase)
         watches_predictions = policy.criterion.needs_logits or policy.freeze_rule.watches_tokens
-        may_skip = self.model.device.type == "cpu" and not policy.needs_every_sample
+        may_skip = self.may_look and not policy.needs_every_sample
         if watches_predictions or not may_skip:
             self._decode(rows, outer, wavefront)
             self._settle(rows, wavefront, phase)
@@ -122,11 +135,10 @@ class OuterStepProgram:
     def _carry(self, rows: RowTensors) -> None:
         """Rows of the last step to their places in this one, and initial states for fresh ones."""
         policy, width = self.policy, self.model.config.width
-        last = self.buffers.whole.adapter_input
-        op = ops.bind(last, self.model.backend)
-        op.carry_rows_out(
-            last[:, :width],
-            last[:, width:],
+        last = self.buffers.whole
+        self._ops.carry_rows_out(
+            last.state,
+            last.adapter_input[:, width:],
             rows.source_row,
             rows.key,
             self.sequences.cu_rows,
@@ -146,7 +158,7 @@ class OuterStepProgram:
     def _inject(self, rows: RowTensors) -> None:
         policy = self.policy
         noise = None if policy.noise is None else policy.noise.weight(rows.depth)
-        ops.bind(rows.embed, self.model.backend).inject_state_out(
+        self._ops.inject_state_out(
             rows.previous_state,
             rows.embed,
             rows.previous_embed if policy.momentum > 0.0 else None,
@@ -174,10 +186,10 @@ class OuterStepProgram:
         # On shared K/V all iterations address the same pages: one call computes them.
         count = span.iterations if self.cache.slots == 1 else 1
         for _ in range(span.iterations // count):
-            core = self.core_rows(replace(wavefront, active=active), rows.depth)
+            core = self.core_rows(wavefront, rows.depth, active)
             self.model.iterate(rows.adapter_input, core, self.cache, iterations=count)
             if active is None:
-                rows.depth.add_(count)
+                rows.depth.add_(number(count))
             else:
                 rows.depth.add_(active, alpha=count)
         self.iterations += span.iterations
@@ -201,20 +213,23 @@ class OuterStepProgram:
                 backend=self.model.backend,
             )
             active = active & ~arrived
-            if active.device.type == "cpu" and not active.any():
+            if self.may_look and not active.any():
                 break
 
-    def core_rows(self, wavefront: Wavefront, depth: torch.Tensor) -> Rows:
+    def core_rows(
+        self, wavefront: Wavefront, depth: torch.Tensor, active: torch.Tensor | None
+    ) -> Rows:
         """Rows on the page tables of the slots that their next iteration works on."""
-        slots = self.cache.slots
-        if slots == 1:
-            return self.model.rows(wavefront, self.cache.core_page_table(0))
-        return _rows_by_slot(wavefront, depth.long() % slots, self.cache.core_page_tables())
+        if self._core is not None:
+            return self._core if active is None else self._core._replace(active=active)
+        slot = depth.long() % self.cache.slots
+        return _rows_by_slot(replace(wavefront, active=active), slot, self.cache.core_page_tables())
 
     def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:
         """Coda, head and a token per row."""
         self.decoded = True
-        self.model.decode(rows.state, outer, self.cache, out=rows.logits)
+        scratch = DecodeScratch(rows.decoded, rows.head)
+        self.model.decode(rows.state, outer, self.cache, out=rows.logits, scratch=scratch)
         self.sample(rows, wavefront)
 
     def sample(self, rows: RowTensors, wavefront: Wavefront) -> None:
@@ -251,13 +266,13 @@ class OuterStepProgram:
         by_rule = policy.freeze_rule.settled(status)
         if policy.min_depth > 1:
             by_rule = by_rule & (rows.depth >= policy.min_depth)
-        torch.ge(rows.depth, policy.depth_limit, out=rows.exhausted)
+        torch.ge(rows.depth, number(policy.depth_limit), out=rows.exhausted)
         torch.logical_or(by_rule, rows.exhausted, out=rows.settled)  # so that it ends
 
     def _measure(self, rows: RowTensors) -> None:
         criterion, threshold = self.policy.criterion, self.policy.exit_threshold
         if criterion.op_criterion is not None:
-            ops.bind(rows.previous_state, self.model.backend).exit_update_out(
+            self._ops.exit_update_out(
                 rows.state,
                 rows.previous_state,
                 rows.depth,
@@ -299,7 +314,7 @@ class OuterStepProgram:
         source_row, token, key = self.buffers.laid_out(num_rows)
         if not self.decoded:
             rows.sampled.zero_()  # nothing is settled, and nobody consumes the prediction
-        ops.bind(rows.delta, self.model.backend).advance_wavefront_out(
+        self._any_float_ops.advance_wavefront_out(
             s.tokens,
             s.start,
             s.done,

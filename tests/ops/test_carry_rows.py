@@ -237,7 +237,7 @@ def test_bad_device(argument):
 
 def test_rows_that_do_not_exist_are_refused(provider, device):
     """On the CPU, where they can be looked at."""
-    if device != "cpu":
+    if device != "cpu" or provider == "triton":
         pytest.skip("not read by the host")
     function = partial(carry_rows, continuous=True, backend=provider)
     for source in (3, -4):

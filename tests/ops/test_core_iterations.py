@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
+from rdkernels.models.quantized import values_and_scale
 from rdkernels.ops import OPS, core_iterations, row_linear
 from tests.support.block_case import LAYOUTS, make_block_case
 from tests.support.checking import NAN, assert_close_to_reference, assert_same_bits
@@ -42,7 +45,7 @@ def one_by_one(case, iterations):
     used, width = case.fresh(), case.hidden.size(1)
     adapter_input = torch.cat((case.hidden, case.embed), dim=1)
     for _ in range(iterations):
-        hidden = row_linear(adapter_input, case.adapter, backend="native")
+        hidden = row_linear(adapter_input, *values_and_scale(case.adapter), backend="native")
         hidden = used.op_by_op(hidden, last_norm=False)
         adapter_input[case.live, :width] = hidden[case.live]
     return adapter_input, used
@@ -51,13 +54,23 @@ def one_by_one(case, iterations):
 @layout
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_values(layout, iterations, provider, device, dtype, seed):
-    case = build(layout, dtype=dtype).to(device)
+    check(build(layout, dtype=dtype).to(device), provider, iterations)
+
+
+def check(case, provider, iterations):
     out, used = run(case, provider, iterations)
     same, same_used = run(case, "eager", iterations)
     exact, exact_used = run(case.widened(), "eager", iterations)
     assert_close_to_reference(out, same, exact)
     for triple in zip(used.caches, same_used.caches, exact_used.caches, strict=True):
         assert_close_to_reference(*triple)
+
+
+@pytest.mark.parametrize("part", ["adapter", "weights"])
+def test_the_adapter_or_the_blocks_may_be_int8(part, provider, device, dtype, seed):
+    plain = build("batch", dtype=dtype)
+    mixed = replace(plain, **{part: getattr(plain.int8(), part)})
+    check(mixed.to(device), provider, 2)
 
 
 @needs_native
@@ -176,7 +189,11 @@ BAD_ARGUMENTS = {
     "width": ("adapter_input", torch.ones(15, 95), r"float32\[\*, 96\].*, got float32\[15, 95\]"),
     "adapter": ("adapter", torch.ones(48, 95), r"float32\[48, 96\].*, got float32\[48, 95\]"),
     "half": ("adapter", torch.ones(48, 96).half(), r"float32\[.*\] on .*, got float16\[48, 96\]"),
-    "scale": ("adapter_scale", torch.ones(48), r"None .*, got float32\[48\] on"),
+    "scale": (
+        "adapter_scale",
+        torch.ones(48),
+        r"None for a weight that is not int8, got float32\[48\] on",
+    ),
     "iterations": ("iterations", -1, "at least 0, got -1"),
     "weights": ("weights", [], "13 tensors for each of at least one block, got 0 tensors"),
     "caches": ("key_caches", [], "2 tensors, one per block, got 0 tensors"),
@@ -189,6 +206,23 @@ BAD_ARGUMENTS = {
 def test_bad_arguments(name, provider, device, seed):
     argument, value, message = BAD_ARGUMENTS[name]
     arguments = arguments_of(build("batch").to(device))
+    core_iterations(**arguments, backend=provider)
+    arguments[argument] = value
+    with pytest.raises(ArgumentError, match=rf"^{OP}: {argument}: expected {message}"):
+        core_iterations(**arguments, backend=provider)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("adapter_scale", None, "a scale for an int8 weight, got None"),
+        ("adapter_scale", torch.ones(47), r"float32\[48\] on .*, got float32\[47\] on"),
+        ("adapter_scale", torch.ones(48).half(), r"float32\[48\] on .*, got float16\[48\] on"),
+        ("adapter", torch.ones(48, 95).char(), r"int8\[48, 96\].*, got int8\[48, 95\] on"),
+    ],
+)
+def test_bad_int8_adapter(argument, value, message, provider, device, seed):
+    arguments = arguments_of(build("int8").to(device))
     core_iterations(**arguments, backend=provider)
     arguments[argument] = value
     with pytest.raises(ArgumentError, match=rf"^{OP}: {argument}: expected {message}"):

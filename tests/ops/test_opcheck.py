@@ -73,7 +73,7 @@ def without_operator() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("op", "served_by"), without_operator())
 def test_other_providers_keep_the_schema_and_the_fake(op, served_by, seed):
-    with torch.library._scoped_library(f"rdkernels_{served_by}", "DEF") as library:
+    with torch.library._scoped_library(f"shadow_of_{served_by}", "DEF") as library:
         operator = shadow(op, served_by, library)
         for rows in (ROWS, 0):
             for case in SAMPLES[op](rows, torch.float32):

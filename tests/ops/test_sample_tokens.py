@@ -176,6 +176,7 @@ def test_choice_by_brute_force(options, tied, provider, device, dtype, seed):
     assert checked >= 16
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize(
     ("options", "kept"),
     [
@@ -208,6 +209,7 @@ def test_keep_sets_by_name(options, kept, provider, device):
 # Distribution and keys.
 
 
+@pytest.mark.not_interpreted("20 000 programs, a quarter of an hour")
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

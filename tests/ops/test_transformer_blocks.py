@@ -10,7 +10,7 @@ import torch
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import BLOCK_TENSORS, OPS, transformer_blocks
-from tests.support.block_case import EPS, LAYOUTS, make_block_case
+from tests.support.block_case import EPS, LAYOUTS, MATRICES, make_block_case
 from tests.support.checking import (
     NAN,
     assert_close_to_reference,
@@ -57,6 +57,16 @@ def test_values(layout, last_norm, provider, device, dtype, seed):
     case = build(layout, dtype=dtype).to(device)
     out = check(case, provider, last_norm)
     assert out.is_contiguous() and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("field", MATRICES)
+def test_any_matrix_may_be_int8(field, provider, device, dtype, seed):
+    plain, scale = build("batch", dtype=dtype), MATRICES[field]
+    quantized = plain.int8()
+    weights = list(plain.weights)
+    for index in (at(field), at(scale)):
+        weights[index] = quantized.weights[index]
+    check(replace(plain, weights=weights).to(device), provider)
 
 
 @needs_native
@@ -182,11 +192,30 @@ BAD_WEIGHTS = [
     ("wqkv_scale", torch.ones(64), r"an empty tensor .*, got float32\[64\] on"),
     ("mlp_proj_scale", torch.ones(48), r"an empty tensor .*, got float32\[48\] on"),
 ]
+BAD_INT8_WEIGHTS = [
+    ("wqkv", torch.ones(64, 47).char(), r"int8\[\*, 48\] on .*, got int8\[64, 47\]"),
+    ("mlp_proj", torch.ones(48, 41).char(), r"int8\[48, 40\] on .*, got int8\[48, 41\]"),
+    ("wqkv_scale", torch.ones(0), r"float32\[64\] on .*, got float32\[0\] on"),
+    ("attn_proj_scale", torch.ones(1), r"float32\[48\] on .*, got float32\[1\] on"),
+    ("mlp_fc_scale", torch.ones(80).half(), r"float32\[80\] on .*, got float16\[80\] on"),
+    ("mlp_proj_scale", torch.ones(48, 1), r"float32\[48\] on .*, got float32\[48, 1\] on"),
+]
 
 
 @pytest.mark.parametrize(("field", "value", "message"), BAD_WEIGHTS)
 def test_bad_weights(field, value, message, provider, device, seed):
-    arguments = arguments_of(build("batch").to(device))
+    check_refused(build("batch"), field, value, message, provider, device)
+
+
+@pytest.mark.parametrize(("field", "value", "message"), BAD_INT8_WEIGHTS)
+def test_bad_int8_weights(field, value, message, provider, device, seed):
+    check_refused(build("batch", int8=True), field, value, message, provider, device)
+
+
+def check_refused(case, field, value, message, provider, device):
+    """Of the second block."""
+    arguments = arguments_of(case.to(device))
+    transformer_blocks(**arguments, backend=provider)
     arguments["weights"] = list(arguments["weights"])
     arguments["weights"][at(field)] = value
     where = rf"^{OP}: weights\[{at(field)}\] \({field} of block 1\): expected "

@@ -48,6 +48,7 @@ def test_seeds_of_64_bits(draw_seed, provider, device):
     assert_close_to_reference(out.cpu(), same, exact)
 
 
+@pytest.mark.slow_interpreted
 @pytest.mark.parametrize("std", [0.02, 1.0, 3.5])
 def test_moments_and_bounds(std, provider, device, dtype):
     keys = torch.stack([torch.tensor([7, p, 0]) for p in range(200)]).int().to(device)
@@ -63,6 +64,7 @@ def test_moments_and_bounds(std, provider, device, dtype):
     assert abs((draws.abs() < 1).double().mean() - 0.68453) < 0.006
 
 
+@pytest.mark.slow_interpreted
 def test_neighbours_are_uncorrelated(provider, device):
     keys = torch.stack([torch.tensor([s, p, 0]) for s in range(50) for p in range(50)]).int()
     draws = truncated_normal(keys.to(device), 16, 1.0, 5, backend=provider).double().cpu()

@@ -75,13 +75,16 @@ class EmulatedOps:
         """In this block, the provider ``native`` is the emulator."""
 
         def reason(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
-            return None
+            missing = backend == "native" and op in WITHOUT_CUDA_KERNEL
+            return f"{op} has no CUDA kernel" if missing else None
 
         def function(backend: str, op: str) -> Callable[..., Any]:
-            emulated = backend == "native" and op not in WITHOUT_CUDA_KERNEL
-            return partial(self, op) if emulated else OPS[op].eager
+            return partial(self, op) if backend == "native" else OPS[op].eager
 
-        patches = {"reason": reason, "function": function}
+        def out_function(backend: str, op: str) -> Callable[..., None]:
+            return backends.copied_out(function(backend, op))
+
+        patches = {"reason": reason, "function": function, "out_function": out_function}
         with mock.patch.multiple(backends, **patches):
             self._forget_choices()
             try:

@@ -5,7 +5,7 @@ Layout, page table and caches are those of ``attention_case``: cells that nobody
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -13,10 +13,12 @@ import torch
 from rdkernels import ops
 from rdkernels.cache import LayerCache
 from rdkernels.models.blocks import Block, BlockStack, Rows
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight, values_and_scale
 from tests.support.attention_case import make_case
 
 EPS = 1e-5
 MLP_WIDTH = 40
+MATRICES = {name.removesuffix("_scale"): name for name in ops.BLOCK_TENSORS[9:]}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class BlockCase:
 
     hidden: torch.Tensor  # [N, D]
     embed: torch.Tensor  # [N, D]
-    adapter: torch.Tensor  # [D, 2D]
+    adapter: LinearWeight  # [D, 2D]
     last_norm: torch.Tensor  # [D]
     weights: list[torch.Tensor]
     key_caches: list[torch.Tensor]
@@ -51,13 +53,32 @@ class BlockCase:
         return self._mapped(lambda tensor: tensor.to(device))
 
     def widened(self) -> BlockCase:
-        """The same launch in fp64; positions and angles are what they were."""
-        return replace(self._mapped(torch.Tensor.double), layout=self.layout, live=self.live)
+        """The same launch in fp64, weights dequantised; positions and angles are what they were."""
+        plain = replace(self, adapter=_dequantized(self.adapter), weights=self._plain_weights())
+        return replace(plain._mapped(torch.Tensor.double), layout=self.layout, live=self.live)
+
+    def int8(self) -> BlockCase:
+        """The same launch with int8 matrices."""
+        weights = list(self.weights)
+        for matrix, scale in _matrices(weights):
+            quantized = QuantizedWeight.from_weight(weights[matrix])
+            weights[matrix], weights[scale] = quantized.values, quantized.scale
+        adapter = QuantizedWeight.from_weight(self.adapter)
+        return replace(self, adapter=adapter, weights=weights)
+
+    def _plain_weights(self) -> list[torch.Tensor]:
+        weights = list(self.weights)
+        for matrix, scale in _matrices(weights):
+            weights[matrix] = _dequantized(_linear_weight(weights[matrix], weights[scale]))
+            weights[scale] = torch.empty(0)
+        return weights
 
     def _mapped(self, change: Callable[[torch.Tensor], torch.Tensor]) -> BlockCase:
         def mapped(value: object) -> object:
             if isinstance(value, (list, tuple)):
                 return type(value)(mapped(element) for element in value)
+            if isinstance(value, QuantizedWeight):
+                return QuantizedWeight(change(value.values), change(value.scale))
             return change(value) if isinstance(value, torch.Tensor) else value
 
         return replace(self, **{f.name: mapped(getattr(self, f.name)) for f in fields(self)})
@@ -73,7 +94,7 @@ class BlockCase:
         adapter_input = torch.cat((self.hidden, self.embed), dim=1)
         blocks = (self.weights, self.key_caches, self.value_caches)
         options = (iterations, EPS, self.scale, self.interleaved)
-        return (adapter_input, self.adapter, None, *blocks, *self.layout, *options)
+        return (adapter_input, *values_and_scale(self.adapter), *blocks, *self.layout, *options)
 
     def op_by_op(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
         """The blocks by the native ops, one after another; writes to the caches of this case."""
@@ -84,7 +105,11 @@ class BlockCase:
         ]
         norm = self.last_norm if last_norm else None
         rows = Rows(*self.layout[1:])
-        return stack.op_by_op(native, native.row_linear, hidden, caches, rows, norm)
+
+        def linear(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
+            return native.row_linear(x, *values_and_scale(weight))
+
+        return stack.op_by_op(native, linear, hidden, caches, rows, norm)
 
     def stack(self) -> BlockStack:
         per_block = len(ops.BLOCK_TENSORS)
@@ -94,8 +119,28 @@ class BlockCase:
             named = dict(zip(ops.BLOCK_TENSORS, tensors, strict=True))
             fields = {name: named[name] for name in Block.__dataclass_fields__}
             fields["qk_bias"] = fields["qk_bias"] if fields["qk_bias"].numel() else None
+            for matrix, scale in MATRICES.items():
+                fields[matrix] = _linear_weight(named[matrix], named[scale])
             blocks.append(Block(**fields))
         return BlockStack(tuple(blocks), self.layout[0], EPS, self.scale)
+
+
+def _matrices(weights: list[torch.Tensor]) -> Iterator[tuple[int, int]]:
+    """Where the matrices of all blocks and their scales are in a list of weights."""
+    for first in range(0, len(weights), len(ops.BLOCK_TENSORS)):
+        for names in MATRICES.items():
+            matrix, scale = (first + ops.BLOCK_TENSORS.index(name) for name in names)
+            yield matrix, scale
+
+
+def _linear_weight(values: torch.Tensor, scale: torch.Tensor) -> LinearWeight:
+    return QuantizedWeight(values, scale) if values.dtype == torch.int8 else values
+
+
+def _dequantized(weight: LinearWeight) -> torch.Tensor:
+    if isinstance(weight, QuantizedWeight):
+        return weight.values.double() * weight.scale.double()[:, None]
+    return weight
 
 
 def make_block_case(
@@ -113,6 +158,7 @@ def make_block_case(
     inactive: float = 0.0,
     padding: int = 0,
     interleaved: bool = True,
+    int8: bool = False,
 ) -> BlockCase:
     """Random weights, states, history and page order."""
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
@@ -140,7 +186,7 @@ def make_block_case(
     def cache(like: torch.Tensor) -> torch.Tensor:
         return torch.where(like.isnan(), like, torch.randn(like.shape).to(dtype))
 
-    return BlockCase(
+    made = BlockCase(
         hidden=torch.randn(rows, width).to(dtype),
         embed=torch.randn(rows, width).to(dtype),
         adapter=matrix(width, 2 * width),
@@ -152,6 +198,7 @@ def make_block_case(
         live=live,
         interleaved=interleaved,
     )
+    return made.int8() if int8 else made
 
 
 # Rows of sequences, histories and options: (start, lengths, options of make_block_case).
@@ -164,5 +211,7 @@ LAYOUTS = {
     "inactive and padding": ([3, 40], [4, 6], {"padding": 3, "inactive": 0.5, "blocks": 3}),
     "no rows": ([4, 1], [0, 0], {}),
     "one block": ([9], [3], {"blocks": 1, "heads": 2, "kv_heads": 2, "head_dim": 16}),
+    "int8": ([17, 2, 0], [6, 4, 3], {"int8": True, "inactive": 0.4, "padding": 2}),
+    "int8, one row": ([5], [1], {"int8": True, "bias": False, "width": 33, "mlp_width": 17}),
     "grouped": ([60], [20], {"heads": 6, "kv_heads": 1, "width": 33, "mlp_width": 17}),
 }

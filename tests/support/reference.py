@@ -15,7 +15,8 @@ from torch.nn.functional import silu
 
 from rdkernels import ops
 from rdkernels.backends import philox
-from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel
+from rdkernels.models.blocks import Block
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers import FixedDepth, LastConverged, Sampling, TokenStable
 from rdkernels.samplers.schedule import Phase, WavefrontPolicy
 from tests.support.reference_criteria import measure
@@ -152,13 +153,18 @@ class ReferenceSampler:
         state = self.normal(position, 0, philox.STREAM_INITIAL_STATE, scale)
         return Row(position, token, state)
 
-    def pick(self, logits: torch.Tensor, position: int) -> int:
+    def adjusted(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        """Logits of one row after the repetition penalty and the bias."""
         s, logits = self.sampling, logits.clone()
         for token in {self.line[p] for p in range(position + 1)}:
             factor = 1 / s.repetition_penalty if logits[token] > 0 else s.repetition_penalty
             logits[token] *= factor
         for token, bias in s.logit_bias.items():
             logits[token] += bias
+        return logits
+
+    def pick(self, logits: torch.Tensor, position: int) -> int:
+        s = self.sampling
         keys = torch.tensor([[self.id, position, 0]], dtype=torch.int32)
         options = {"top_k": s.top_k, "top_p": s.top_p, "min_p": s.min_p, "seed": self.seed}
         picked = ops.sample_tokens(logits[None], keys, temperature=s.temperature, **options)
@@ -173,7 +179,8 @@ class ReferenceSampler:
         for k in range(self.policy.num_steps):
             state = self.dense.iterate(state, embed, [k % slots] * len(tokens), positions)
         logits = self.dense.decode(state, positions)[-1]
-        row = self.fresh(len(tokens), self.pick(logits, len(tokens) - 1))
+        last = len(tokens) - 1
+        row = self.fresh(last + 1, self.pick(self.adjusted(logits, last), last))
         if self.policy.continuous_compute:
             row.state = state[-1]
         return row
@@ -229,10 +236,11 @@ class ReferenceSampler:
         logits = self.dense.decode(torch.stack([row.state for row in rows]), positions)
         self.line |= {row.position: row.token for row in rows}
         for i, row in enumerate(rows):
-            token = self.pick(logits[i], row.position)
+            adjusted = self.adjusted(logits[i], row.position)
+            token = self.pick(adjusted, row.position)
             row.same_token = row.same_token + 1 if row.sampled == token else 0
             row.sampled = token
-            change = (row.state, before[i], row.depth, depths[i] == 0, logits[i])
+            change = (row.state, before[i], row.depth, depths[i] == 0, adjusted)
             row.delta, row.converged = measure(self.policy, row.kept, *change)
         tokens, deltas = [row.token for row in rows], [row.delta for row in rows]
         return ReferenceStep(positions, tokens, [row.depth for row in rows], deltas)

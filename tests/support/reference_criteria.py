@@ -59,7 +59,7 @@ def _measure(
         return math.inf if last is None else (moved - last).norm() / state.norm()
     probs = torch.softmax(logits, dim=0)
     if isinstance(criterion, EntropyDiff):
-        entropy = -(probs * probs.log()).sum()
+        entropy = -torch.xlogy(probs, probs).sum()
         last, kept["entropy"] = kept.get("entropy", 100.0), entropy
         return abs(entropy - last)
     if isinstance(criterion, ArgmaxStability):
@@ -72,4 +72,5 @@ def _measure(
         probs = torch.where(probs < probs.max() / 10, torch.full_like(probs, 1 / len(probs)), probs)
         probs = probs / probs.sum()
     last, kept["probs"] = kept.get("probs", torch.full_like(probs, 1 / len(probs))), probs
-    return (last * (last.log() - probs.log())).sum()
+    gain = last.log().clamp(min=-1e30) - probs.log().clamp(min=-1e30)  # forbidden tokens: 0 * 0
+    return (last * gain).sum()

@@ -18,7 +18,13 @@ CHOICES = {
 PENALISED = rdk.Sampling(
     temperature=0.7, repetition_penalty=1.4, logit_bias={3: 1.5, 9: -2.0, 60: -float("inf")}
 )
-every_choice = pytest.mark.parametrize("sampling", CHOICES.values(), ids=CHOICES.keys())
+every_choice = pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(sampling, id=name, marks=[pytest.mark.slow] * (name == "filtered"))
+        for name, sampling in CHOICES.items()
+    ],
+)
 EAGER = rdk.DiffusionForcing(6, inner_recurrence=2, exit_threshold=0.2, max_wavefront=8)
 SAMPLERS = {
     "autoregressive": rdk.Autoregressive(4),

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from rdkernels.models.blocks import Block
 from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.recurrent_depth import Block, RecurrentDepthModel, Weights
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Weights
 
 CONFIG = ModelConfig(
     width=32,

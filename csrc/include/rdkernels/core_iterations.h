@@ -12,7 +12,8 @@
 
 struct CoreIterationsParams {
   void* adapter_input;           // [N, 2 * D]: state | embed
-  const void* adapter;           // [D, 2 * D]
+  const void* adapter;           // [D, 2 * D]: as adapter_input, or int8 with a scale
+  const float* adapter_scale;    // [D], or null
   void* workspace;               // core_iterations_workspace() bytes, 64-byte aligned
   int64_t adapter_input_stride;  // elements from one row to the next
   int64_t adapter_stride;

@@ -14,17 +14,23 @@
 #include "rdkernels/api.h"
 #include "rdkernels/recurrent_attention.h"
 
+// A linear layer's weight, as row_linear takes it.
+struct BlockLinear {
+  const void* weight;  // [width, depth]: of the rows' element type, or int8 where there is a scale
+  const float* scale;  // [width], or null
+};
+
 // Everything is contiguous but the pages of the caches, which may lie apart.
 struct TransformerBlock {
   const void* norm_1;     // [D]
   const void* norm_2;     // [D]
   const void* norm_3;     // [D]
   const void* norm_4;     // [D]
-  const void* wqkv;       // [(H + 2 * HK) * d, D]
+  BlockLinear wqkv;       // [(H + 2 * HK) * d, D]
   const void* qk_bias;    // [H + HK, d], or null
-  const void* attn_proj;  // [D, H * d]
-  const void* mlp_fc;     // [2 * F, D]: gate | up
-  const void* mlp_proj;   // [D, F]
+  BlockLinear attn_proj;  // [D, H * d]
+  BlockLinear mlp_fc;     // [2 * F, D]: gate | up
+  BlockLinear mlp_proj;   // [D, F]
   void* key_cache;        // [pages, page_size, HK, d]
   void* value_cache;      // same shape and stride
   int64_t cache_page_stride;

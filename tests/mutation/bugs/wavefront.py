@@ -111,9 +111,9 @@ _ADVANCE = (
     Bug(
         "advance_wavefront/known-tokens-are-sampled",
         "wavefront.h",
-        "return {first > s.known ? first : s.known,",
-        "return {first,",
-        "the prompt is overwritten",
+        "if (from < s.known || from == s.start",
+        "if (from == s.start",
+        "rows consume samples where the token is given",
         _RANDOM,
     ),
     Bug(
