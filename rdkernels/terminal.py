@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rdkernels.models.tokenizer import Tokenizer
     from rdkernels.ops import OpReport
     from rdkernels.samplers import GenerationStats
+    from rdkernels.tuning import Tuning
 
 _AnyBar = TypeVar("_AnyBar", bound="_Bar")
 
@@ -141,6 +142,35 @@ def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Tabl
             style="bold" if row is best else None,
         )
     return table
+
+
+def tuning_view(found: Tuning) -> Group:
+    """The baseline and the front of a sweep, and the recommended setting in bold."""
+    table = Table(
+        title=f"{len(found.trials)} settings on {found.baseline.problems} problems",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+    )
+    table.add_column("the front: none is faster and as accurate", no_wrap=True)
+    for heading in ("exact\nmatch", "95%\ninterval", "iterations\nper token", "tokens/s"):
+        table.add_column(heading, justify="right")
+    best = found.recommended
+    labelled = [(f"autoregressive r={found.baseline.num_steps}", found.baseline, False)]
+    labelled += [(trial.label, trial.row, trial is best) for trial in reversed(found.front)]
+    for label, row, recommended in labelled:
+        table.add_row(
+            label,
+            f"{row.accuracy:.1%}",
+            interval_text(row.accuracy_interval),
+            f"{row.core_iterations_per_token:.2f}",
+            f"{row.tokens_per_second:.1f}",
+            style="bold" if recommended else None,
+        )
+    within = f"within {100 * found.tolerance:g} points of the baseline's accuracy"
+    if best is None:
+        return Group(table, Text(), Text(f"No setting is {within}.", style="yellow"))
+    return Group(table, Text(), Text(f"Fastest {within}, by {found.speed_name}:"))
 
 
 def interval_text(interval: tuple[float, float]) -> str:

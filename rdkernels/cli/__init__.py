@@ -1,4 +1,4 @@
-"""The ``rdkernels`` command: demo, generate, score, env; a module each.
+"""The ``rdkernels`` command: demo, generate, score, tune, env; a module each.
 
 stdout carries the result (with ``--json`` one JSON object and nothing else), stderr the progress.
 Bad input ends with one line and exit status 2. Heavy imports wait until a command needs them.
@@ -15,6 +15,7 @@ from rdkernels.cli.env import env
 from rdkernels.cli.generate import generate
 from rdkernels.cli.options import UsageError
 from rdkernels.cli.score import score
+from rdkernels.cli.tune import tune
 from rdkernels.errors import RdkernelsError
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, generate, score, env):
+for command in (demo, generate, score, tune, env):
     app.command()(command)
 
 _ClickError = UsageError.__base__
