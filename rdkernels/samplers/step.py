@@ -157,7 +157,8 @@ class OuterStepProgram:
 
     def _inject(self, rows: RowTensors) -> None:
         policy = self.policy
-        noise = None if policy.noise is None else policy.noise.weight(rows.depth)
+        schedule = policy.noise
+        noise = None if schedule is None else schedule.weight(rows.depth)
         self._ops.inject_state_out(
             rows.previous_state,
             rows.embed,
@@ -168,6 +169,7 @@ class OuterStepProgram:
             None if noise is None else rows.key,
             self.seed,
             self.model.config.state_std,
+            schedule is not None and schedule.preserves_variance,
             out=(rows.adapter_input, rows.mixed_embed),
         )
 
