@@ -14,7 +14,7 @@ from rdkernels.errors import RdkernelsError
 from rdkernels.generation import GenerationOutput, generate
 from rdkernels.models.demo import STOP_WORD, Problem
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers import Autoregressive, DiffusionForcing, OuterStep
+from rdkernels.samplers import Autoregressive, DiffusionForcing, OuterStep, Sampler
 
 # Tokens allowed past the longest answer: room to see that a sampler does not stop where it should.
 _SPARE_TOKENS = 8
@@ -25,7 +25,7 @@ class Contender:
     """One sampler in a comparison and how it is named in tables and JSON."""
 
     name: str
-    sampler: Autoregressive | DiffusionForcing
+    sampler: Sampler
 
     @property
     def label(self) -> str:
