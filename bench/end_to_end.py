@@ -177,9 +177,7 @@ def _with_share(decoding: Decoding, row: Row) -> Row:
     turns = min(decoding.work.most_decodes, python_share.TURNS)
     model, sampler = decoding.work.model, decoding.contender.sampler
     share = python_share.measure(model, decoding.prompts, sampler, turns=turns)
-    return dataclasses.replace(
-        row, python_share_least=share.least, python_share_most=share.most
-    )
+    return dataclasses.replace(row, python_share_least=share.least, python_share_most=share.most)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

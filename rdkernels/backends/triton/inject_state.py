@@ -55,7 +55,7 @@ def inject_state_kernel(
             noise = truncated_normal(bits) * noise_std
             keep = 1.0 - weight
             if PRESERVE:
-                keep = tl.sqrt_rn(keep * (1.0 + weight))
+                keep = tl.sqrt_rn(tl.maximum(keep * (1.0 + weight), 0.0))
             s = narrowed(keep * widened(s) + weight * noise, s.dtype)
 
     adapter_row = adapter_input + row * 2 * width
