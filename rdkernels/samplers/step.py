@@ -225,6 +225,10 @@ class OuterStepProgram:
         if self._core is not None:
             return self._core if active is None else self._core._replace(active=active)
         slot = depth.long() % self.cache.slots
+        if self.policy.rows_stand_alone:
+            tables = self.cache.core_page_tables()[wavefront.row_sequence, slot]
+            bounds = torch.arange(len(slot) + 1, dtype=torch.int32, device=slot.device)
+            return Rows(tables, bounds, wavefront.row_position.int(), active)
         return _rows_by_slot(replace(wavefront, active=active), slot, self.cache.core_page_tables())
 
     def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:
