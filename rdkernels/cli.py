@@ -69,7 +69,8 @@ def _fail(message: str) -> None:
 @app.command()
 def demo(
     model: Annotated[
-        str, typer.Option(help="demo, demo-automaton, or a folder with problems.json.")
+        str,
+        typer.Option(help="demo, demo-automaton, demo-chained, or a folder with problems.json."),
     ] = "demo",
     problems: Annotated[int, typer.Option(min=1, help="Held-out problems to answer.")] = 20,
     num_steps: Annotated[int, typer.Option(min=1, help="Iterations per token, r.")] = 32,
@@ -141,7 +142,9 @@ def _sampling(text: str) -> Any:
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="A model folder, demo or demo-automaton.")],
+    model: Annotated[
+        str, typer.Option(help="A model folder, or demo, demo-automaton or demo-chained.")
+    ],
     prompt: Annotated[list[str] | None, typer.Option(help="Text; repeatable.")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="One prompt a line; - is stdin.")] = None,
     sampler: Annotated[
