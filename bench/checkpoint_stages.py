@@ -209,9 +209,7 @@ def run(config: ModelConfig, weights: str | None = None) -> list[Stage]:
         load = partial(load_model, folder, weights=weights)
         loaded = stages.run("load", load, loaded_bytes, limited=limited)
         sampler = DiffusionForcing(num_steps=32, inner_recurrence=4, freeze_rule=FixedDepth(32))
-        decode = partial(
-            generate, loaded, [[1]], sampler=sampler, max_new_tokens=DECODED_TOKENS
-        )
+        decode = partial(generate, loaded, [[1]], sampler=sampler, max_new_tokens=DECODED_TOKENS)
         kv = loaded.new_cache(1, 1 + DECODED_TOKENS).memory_report().reserved_bytes
         stages.run("decode", decode, loaded_bytes, kv_bytes=kv, limited=limited)
         del loaded, decode

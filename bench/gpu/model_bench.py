@@ -112,4 +112,3 @@ def outer_step(
     names = {"provider": model.backend or "best", "batch": batch, "rows": rows, "graph": False}
     names["inner_recurrence"] = INNER_RECURRENCE
     return {**names, "reason": reason, **times, **rates(moved, times, copy_bandwidth)}
-
