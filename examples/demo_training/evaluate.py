@@ -52,9 +52,9 @@ def trade_offs() -> list[Contender]:
             f"eps={threshold:g} headway={headway}",
             DiffusionForcing(inner_recurrence=inner, exit_threshold=threshold, headway=headway),
         )
-        for headway in (1, 2)
+        for headway in (1, 2, 8)
         for inner in (4, 2, 1)
-        for threshold in (0.003, 0.01, 0.03, 0.1, 0.3)
+        for threshold in (0.003, 0.03, 0.3, 0.6, 1.0)
     ]
 
 
