@@ -174,9 +174,15 @@ def _with_share(decoding: Decoding, row: Row) -> Row:
     """The share of Python, where a step is short enough for it to matter."""
     if not decoding.work.trained or row.backend == "eager":
         return row
-    turns = min(decoding.work.most_decodes, python_share.TURNS)
+    steps, turns = python_share.STEPS, python_share.TURNS
+    if decoding.work.most_decodes < turns:  # a dry run
+        steps, turns = 4, 1
     model, sampler = decoding.work.model, decoding.contender.sampler
+<<<<<<< HEAD
     share = python_share.measure(model, decoding.prompts, sampler, turns=turns)
+=======
+    share = python_share.measure(model, decoding.prompts, sampler, steps, turns)
+>>>>>>> benchplots
     return dataclasses.replace(row, python_share_least=share.least, python_share_most=share.most)
 
 

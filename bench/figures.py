@@ -3,7 +3,11 @@
     python -m bench.figures --out docs/images                  # all of them
     python -m bench.figures --out docs/images --only roofline  # one; may be repeated
     python -m bench.figures --out docs/images --redraw         # from the data beside the pictures
+<<<<<<< HEAD
     python -m bench.figures --out docs/images --only batch-scaling --report a.json --report b.json
+=======
+    python -m bench.figures --out docs/images --only batch-scaling --report demo.json
+>>>>>>> benchplots
     python -m bench.figures --out /tmp/try --dry-run           # every line, on tiny sizes
 
 ``batch-scaling``   tokens/s against sequences, from reports of ``bench.end_to_end``; without

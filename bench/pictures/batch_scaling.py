@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import end_to_end
-from bench.pictures.style import MARKERS, PALETTE, Size, counts_axis, label, legend, panels
+from bench.pictures.style import (
+    MARKERS,
+    PALETTE,
+    Size,
+    counts_axis,
+    label,
+    legend,
+    panels,
+    plain_logarithmic,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +67,7 @@ def draw(data: dict[str, Any]) -> Figure:
             text = name if weights == "bf16" else f"{name}, {weights}"
             style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
             ax.plot(*zip(*points, strict=True), label=text, **style)
-        ax.set_yscale("log")
+        plain_logarithmic(ax.yaxis)
         counts_axis(ax, sorted({row["batch"] for row in rows}))
         label(ax, model, "sequences in the batch", "tokens/s")
         legend(ax)

@@ -78,11 +78,10 @@ def _kv_bytes(model: RecurrentDepthModel, context: int, slots: int) -> int:
 
 def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
     """The least-squares line ``intercept + slope x``, and the share of variance it explains."""
-    middle_x, middle_y = statistics.fmean(x), statistics.fmean(y)
     slope, intercept = statistics.linear_regression(x, y)
+    middle = statistics.fmean(y)
     rest = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
-    total = sum((b - middle_y) ** 2 for b in y)
-    assert min(x) <= middle_x <= max(x)
+    total = sum((b - middle) ** 2 for b in y)
     return {"slope": slope, "intercept": intercept, "r_squared": 1 - rest / total if total else 1.0}
 
 
@@ -94,9 +93,9 @@ def draw(data: dict[str, Any]) -> Figure:
     for i, slots in enumerate(SLOTS):
         kind = "shared by all iterations" if slots == 1 else f"{slots} slots"
         _series(right, data, f"kv_bytes_{slots}", 1 / 2**20, i, "MiB", f"{kind}: ")
-    right.set_yscale("log")
     label(right, "K/V cache", "context", "MiB")
     for ax in (left, right):
+        ax.set_ylim(bottom=0)
         legend(ax)
     return figure
 
@@ -112,4 +111,3 @@ def _series(
     text = f"{name}{start:.3g} + {slope:.3g} {unit} per 1024, R² = {fit['r_squared']:.4f}"
     fitted = [scale * (fit["intercept"] + fit["slope"] * value) for value in x]
     ax.plot(x, fitted, color=INK if i == 0 else PALETTE[i], linewidth=1, label=text)
-    ax.set_ylim(bottom=0)

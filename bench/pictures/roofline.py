@@ -28,6 +28,7 @@ from bench.pictures.style import (
     label,
     legend,
     panels,
+    plain_logarithmic,
 )
 from bench.random_models import RANDOM_MODELS, create_random
 from rdkernels import ops
@@ -133,7 +134,7 @@ def draw(data: dict[str, Any]) -> Figure:
     left.set_ylim(bottom=0)
     text = f"best bf16 product, {peak:.0f} GFLOP/s"
     right.axhline(peak, color=FAINT, linestyle="--", label=text)
-    right.set_yscale("log")
+    plain_logarithmic(right.yaxis)
     for ax in (left, right):
         counts_axis(ax, rows)
         legend(ax)

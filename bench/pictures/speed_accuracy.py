@@ -5,7 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bench.pictures.style import FAINT, MARKERS, PALETTE, Size, label, legend, panels
+from bench.pictures.style import (
+    FAINT,
+    MARKERS,
+    PALETTE,
+    Size,
+    label,
+    legend,
+    panels,
+    plain_logarithmic,
+)
 from rdkernels import Autoregressive, DiffusionForcing, load_model
 from rdkernels.comparison import Contender, compare
 from rdkernels.models.demo import load_problems
@@ -18,7 +27,7 @@ MODELS = ("demo", "demo-automaton")
 NUM_STEPS, PROBLEMS = 32, 32
 DEPTHS = (32, 16, 8, 4, 2, 1)  # of autoregressive decoding
 INNER = (4, 2, 1)
-THRESHOLDS = (0.01, 0.03, 0.1, 0.3)
+THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)
 WAVEFRONTS = (2, 4)  # beside the default, at the default threshold
 DEFAULT_THRESHOLD, DEFAULT_WAVEFRONT = 0.03, 128
 
@@ -66,7 +75,7 @@ def draw(data: dict[str, Any]) -> Figure:
         _draw_model(ax, points)
         count = points[0]["problems"]
         label(ax, f"{model}, {count} problems", "tokens/s, one sequence", "exact answers")
-        ax.set_xscale("log")
+        plain_logarithmic(ax.xaxis)
         ax.set_ylim(-0.03, 1.06)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         legend(ax, loc="lower left")
@@ -75,27 +84,24 @@ def draw(data: dict[str, Any]) -> Figure:
 
 def _draw_model(ax: Axes, points: list[dict[str, Any]]) -> None:
     plain = [point for point in points if point["inner_recurrence"] is None]
-    line = sorted((point["tokens_per_second"], point["accuracy"]) for point in plain)
-    ax.plot(*zip(*line, strict=True), color=FAINT, marker="x", label="autoregressive, r")
+    ax.plot(*_curve(plain), color=FAINT, marker="x", label="autoregressive, r")
     for point in plain:
-        _note(ax, point, f"{point['num_steps']}", FAINT)
+        at = (point["tokens_per_second"], point["accuracy"])
+        style = {"textcoords": "offset points", "fontsize": 7, "color": FAINT, "ha": "center"}
+        ax.annotate(f"{point['num_steps']}", at, (0, -11), **style)
     inner = sorted({p["inner_recurrence"] for p in points} - {None}, reverse=True)
     for colour, marker, r in zip(PALETTE, MARKERS, inner, strict=False):
         own = [point for point in points if point["inner_recurrence"] == r]
         wide = [point for point in own if point["max_wavefront"] == DEFAULT_WAVEFRONT]
-        narrow = [point for point in own if point["max_wavefront"] != DEFAULT_WAVEFRONT]
         wide.sort(key=lambda point: point["exit_threshold"])
-        xy = [(point["tokens_per_second"], point["accuracy"]) for point in wide]
-        ax.plot(*zip(*xy, strict=True), color=colour, marker=marker, label=f"r'={r}, eps")
-        for point in wide:
-            _note(ax, point, f"{point['exit_threshold']:g}", colour)
-        for i, point in enumerate(narrow):
-            at = (point["tokens_per_second"], point["accuracy"])
-            text = f"r'={r}, W" if i == 0 else None
-            ax.plot(*at, color=colour, marker=marker, fillstyle="none", linestyle="", label=text)
-            _note(ax, point, f"W{point['max_wavefront']}", colour)
+        least, most = wide[0]["exit_threshold"], wide[-1]["exit_threshold"]
+        text = f"diffusion forcing r'={r}, eps {least:g} to {most:g}"
+        ax.plot(*_curve(wide), color=colour, marker=marker, label=text)
+        narrow = [point for point in own if point["max_wavefront"] != DEFAULT_WAVEFRONT]
+        lengths = ", ".join(str(point["max_wavefront"]) for point in narrow)
+        style = {"color": colour, "marker": marker, "fillstyle": "none", "linestyle": ""}
+        ax.plot(*_curve(narrow), label=f"the same, eps {DEFAULT_THRESHOLD:g}, W {lengths}", **style)
 
 
-def _note(ax: Axes, point: dict[str, Any], text: str, colour: str) -> None:
-    at = (point["tokens_per_second"], point["accuracy"])
-    ax.annotate(text, at, (3, 4), textcoords="offset points", fontsize=6, color=colour)
+def _curve(points: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [p["tokens_per_second"] for p in points], [p["accuracy"] for p in points]

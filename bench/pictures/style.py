@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, FAINT = "#1f2430", "#8a90a0"
@@ -52,6 +53,16 @@ def counts_axis(ax: Axes, values: Sequence[int]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(values, labels=[str(value) for value in values])
     ax.minorticks_off()
+
+
+def plain_logarithmic(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend(ax: Axes, **options: Any) -> None:
