@@ -4,28 +4,32 @@
     python -m bench.end_to_end --model huginn --batch 1,4  # Huginn-0125's sizes, random bf16
     python -m bench.end_to_end --model huginn-small        # the same widths: 2.5 GB, fewer layers
     python -m bench.end_to_end --weights int8              # linear layers as int8
-    python -m bench.end_to_end --model huginn --stages     # create, save, load and decode instead
-    python -m bench.end_to_end --dry-run --json            # every path on tiny sizes
+    python -m bench.end_to_end --json out.json             # tables, and the report in a file
+    python -m bench.end_to_end --dry-run --json            # every path on tiny sizes, to stdout
 
 What is timed is the steady part of a decode (bench/steady_decode.py says what that is): the pace of
-a long generation, neither the prefill nor the wavefront's filling and draining.
+a long generation, neither the prefill nor the wavefront's filling and draining. The samplers of one
+batch size decode in turns.
 
-``demo``          the shipped model on its own problems, decoding on past the end of an answer:
-                  autoregressive decoding, adaptive depth, and diffusion forcing that commits what
-                  has converged. Speed is worth nothing without ``agreement``.
+``demo``          the shipped model on its own problems, decoding on past the end of an answer, with
+                  every sampler there is. Speed is worth nothing without ``agreement``. At the first
+                  batch size autoregressive decoding also runs on the eager provider. Each row has
+                  its share of Python (bench/python_share.py).
 ``huginn``        3.6 10^9 random parameters, 7.1 GB. Nothing is sure to converge on random weights,
                   so the steady wavefront is enforced: FixedDepth(32) is the freeze rule, r/r' rows
-                  are in flight and one token per sequence commits per outer step.
+                  are in flight and one token per sequence commits per outer step. Samplers that
+                  verify drafts are left out: random weights confirm none, and nothing can be
+                  enforced without changing what is computed.
 ``huginn-small``  its widths, with 1/1/1 layers and a vocabulary of 4096. A larger share of its
                   weights is outside the core block, so its bound is lower.
 
 Before anything is timed, diffusion forcing with one row in flight has to give the tokens of
 autoregressive decoding, and the random model finite logits. Exit status: 0, 1 if a check failed,
-2 if there is too little memory.
+2 if there is too little memory. A target that is missed is reported, and no failure.
 
-The JSON: ``schema`` 1, ``dry_run`` (times mean nothing then), ``weights``, ``environment``,
-``notes`` and ``rows`` (fields in ``bench.steady_decode.Row``) or ``stages``
-(``bench.checkpoint_stages.Stage``).
+The JSON: ``schema`` 2, ``dry_run`` (times mean nothing then), ``weights``, ``environment``,
+``notes``, ``rows`` (fields in ``bench.steady_decode.Row``) and ``targets``
+(``bench.targets.Target``).
 """
 
 from __future__ import annotations
@@ -33,34 +37,42 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench import checkpoint_stages, support
-from bench.gpu.random_model import random_model
-from bench.gpu.session import HUGINN, TINY, Session
-from bench.steady_decode import Row, Workload, WrongResult, announced, load_average, measure
-from rdkernels import Autoregressive, DiffusionForcing, FixedDepth, generate, load_model
+from bench import checkpoint_stages, python_share, support, targets
+from bench.gpu.session import TINY
+from bench.random_models import RANDOM_MODELS, create_random, weights_bytes
+from bench.speed_table import show
+from bench.steady_decode import (
+    Decoding,
+    Row,
+    Workload,
+    WrongResult,
+    announced,
+    load_average,
+    take_turns,
+)
+from rdkernels import (
+    AdaptiveDepth,
+    Autoregressive,
+    DiffusionForcing,
+    FixedDepth,
+    LosslessWavefront,
+    SelfSpeculative,
+    generate,
+    load_model,
+)
 from rdkernels.comparison import Contender
-from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import load_problems
-from rdkernels.models.recurrent_depth import RecurrentDepthModel
 
-SCHEMA = 1
+SCHEMA = 2
 NUM_STEPS = 32
-RANDOM_MODELS = {
-    "huginn": HUGINN,
-    "huginn-small": dataclasses.replace(
-        HUGINN, prelude_layers=1, core_layers=1, coda_layers=1, vocabulary=4096
-    ),
-}
 BATCHES = {"demo": (1, 2, 4, 8, 16, 32)}
 RANDOM_BATCHES = (1, 4)
 DEMO_TOKENS, RANDOM_TOKENS = 40, 8
@@ -79,25 +91,11 @@ def contenders(model: str) -> Iterator[Contender]:
         forced = DiffusionForcing(NUM_STEPS, inner_recurrence=4, freeze_rule=FixedDepth(NUM_STEPS))
         yield Contender("diffusion-forcing", forced)
         return
-    adaptive = DiffusionForcing(
-        NUM_STEPS, inner_recurrence=1, max_wavefront=1, momentum=0.0, depth_limit=NUM_STEPS
-    )
-    yield Contender("adaptive-depth", adaptive)
+    yield Contender("adaptive-depth", AdaptiveDepth(NUM_STEPS))
+    yield Contender("self-speculative", SelfSpeculative(NUM_STEPS))
+    yield Contender("lossless-wavefront", LosslessWavefront(NUM_STEPS))
     for inner in (4, 2, 1):
         yield Contender("diffusion-forcing", DiffusionForcing(NUM_STEPS, inner_recurrence=inner))
-
-
-def weights_bytes(config: ModelConfig) -> int:
-    """Of a bf16 model of this config."""
-    shapes = expected_shapes(config)
-    if config.tie_embeddings:
-        del shapes["lm_head.weight"]
-    return 2 * sum(math.prod(shape) for shape in shapes.values())
-
-
-def create_random(config: ModelConfig, weights: str | None = None) -> RecurrentDepthModel:
-    """Random bf16 weights (or int8 ones), made tensor by tensor: no second copy of anything."""
-    return random_model(dataclasses.replace(Session.dry(), config=config), weights)
 
 
 def workload(
@@ -112,7 +110,7 @@ def workload(
         if len(prompts) < batch:
             raise ValueError(f"{name}: {len(prompts)} problems for a batch of {batch}")
         return Workload(name, model, prompts, trained=True)
-    size = weights_bytes(config)
+    size = weights_bytes(config, weights)
     with announced(f"{name}: {size / 1e9:.1f} GB of random weights"):
         model = create_random(config, weights)
     tokens = torch.randint(config.vocabulary, (batch, 2), generator=torch.manual_seed(0))
@@ -147,102 +145,77 @@ def _expect_finite(work: Workload) -> None:
         raise WrongResult(f"{work.name}: logits that are not finite")
 
 
-def bench(work: Workload, batches: Sequence[int], tokens: int | None) -> list[Row]:
-    """All samplers at all batch sizes; ``tokens`` per sequence in the steady part."""
+def bench(
+    work: Workload, batches: Sequence[int], tokens: int | None, eager: Workload | None = None
+) -> list[Row]:
+    """All samplers at all batch sizes; ``tokens`` per sequence in the steady part.
+
+    ``eager``: the same on the eager provider, to compare with at the first batch size.
+    """
     with announced(f"{work.name}: correctness gate"):
         check_correct(work)
     rows: list[Row] = []
     for batch in batches:
-        baseline = None
-        for contender in contenders(work.name):
+        decodings = []
+        for i, contender in enumerate(contenders(work.name)):
             usual = DEMO_TOKENS if work.trained else RANDOM_TOKENS
-            if baseline is None and not work.trained:
+            if i == 0 and not work.trained:
                 usual = RANDOM_BASELINE_TOKENS
-            result = measure(work, contender, batch, tokens or usual, baseline)
-            baseline = baseline or result
-            rows.append(result[0])
+            decodings.append(Decoding(work, contender, batch, tokens or usual))
+        baseline = decodings[0]
+        if eager is not None and batch == batches[0]:
+            decodings.append(Decoding(eager, baseline.contender, batch, tokens or DEMO_TOKENS))
+        take_turns(decodings)
+        rows += [_with_share(decoding, decoding.row(baseline)) for decoding in decodings]
     return rows
+
+
+def _with_share(decoding: Decoding, row: Row) -> Row:
+    """The share of Python, where a step is short enough for it to matter."""
+    if not decoding.work.trained or row.backend == "eager":
+        return row
+    steps, turns = python_share.STEPS, python_share.TURNS
+    if decoding.work.most_decodes < turns:  # a dry run
+        steps, turns = 4, 1
+    model, sampler = decoding.work.model, decoding.contender.sampler
+<<<<<<< HEAD
+    share = python_share.measure(model, decoding.prompts, sampler, turns=turns)
+=======
+    share = python_share.measure(model, decoding.prompts, sampler, steps, turns)
+>>>>>>> benchplots
+    return dataclasses.replace(row, python_share_least=share.least, python_share_most=share.most)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """The report of one command."""
     report: dict[str, Any] = {
         "schema": SCHEMA,
+        "command": options.command,
         "dry_run": options.dry_run,
         "weights": options.weights,
         "environment": support.environment() | {"load_average": load_average()},
         "notes": ["dry run: tiny sizes, the times mean nothing"] if options.dry_run else [],
         "rows": [],
-        "stages": [],
     }
     for name in options.model:
         config = RANDOM_MODELS.get(name)
         if config is not None:
             config = TINY if options.dry_run else config
-            checkpoint_stages.expect_memory(weights_bytes(config))
-        if options.stages:
-            stages = checkpoint_stages.run(lambda c=config: create_random(c), weights_bytes(config))
-            report["stages"] += [{"model": name, **stage.to_json()} for stage in stages]
-            continue
+            checkpoint_stages.expect_memory(weights_bytes(config, options.weights))
         batches = options.batch or BATCHES.get(name, RANDOM_BATCHES)
         work = workload(name, config, max(batches), options.weights)
         if options.dry_run:
             work = dataclasses.replace(work, most_decodes=2)
+        eager = None
+        if config is None:
+            model = load_model(name, weights=options.weights, backend="eager")
+            eager = dataclasses.replace(work, model=model)
         report["notes"].append(f"{name}: {DEMO_NOTE if work.trained else RANDOM_NOTE}")
-        report["rows"] += [row.to_json() for row in bench(work, batches, options.tokens)]
-        del work  # before the next model is made
-    return report
-
-
-def show(report: dict[str, Any]) -> None:
-    """The report for people."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-    for key, value in report["environment"].items():
-        console.print(f"{key}: {value if not isinstance(value, float) else f'{value:.2f}'}")
-    for note in report["notes"]:
-        console.print(note, soft_wrap=True)
-    for model in dict.fromkeys(row["model"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if row["model"] == model]
-        console.print(_speed_table(model, rows))
-    if report["stages"]:
-        console.print(_stage_table(report["stages"]))
-
-
-def _speed_table(model: str, rows: list[dict[str, Any]]) -> Table:
-    caption = "GB/s of weights: the core block's, all that are read, and a plain read (measured)"
-    table = Table(title=model, caption=caption)
-    table.add_column("sampler", no_wrap=True)
-    headers = ("batch", "rows", "tokens/s", "ms/step", "iterations", "per token")
-    for header in (*headers, "core", "all", "read", "speedup", "bound", "same", "load"):
-        table.add_column(header, justify="right")
-    for row in rows:
-        same, load = row["agreement"], row["load_average"]
-        table.add_row(
-            f"{row['sampler'].replace('-', ' ')} {row['inner_recurrence']}",
-            str(row["batch"]),
-            f"{row['rows_per_step']:.1f}",
-            f"{row['tokens_per_second']:.4g}",
-            f"{row['median_step_seconds'] * 1e3:.4g}",
-            str(row["core_iterations"]),
-            f"{row['core_iterations_per_token']:.2f}",
-            *(f"{row[f'{of}_gb_per_s']:.1f}" for of in ("core", "weights", "read_bandwidth")),
-            f"{row['speedup']:.2f}",
-            f"{row['speedup_bound']:.2f}",
-            "" if same is None else f"{same:.0%}",
-            "" if load is None else f"{load:.1f}",
-        )
-    return table
-
-
-def _stage_table(stages: list[dict[str, Any]]) -> Table:
-    table = Table(caption="GB; peak: resident, with pages of mapped files; anonymous: at the end")
-    for header in ("model", "stage", "seconds", "peak", "anonymous", "weights"):
-        table.add_column(header, justify="left" if header in ("model", "stage") else "right")
-    for stage in stages:
-        sizes = (stage[f"{key}_bytes"] for key in ("peak_rss", "anonymous", "weights"))
-        shown = ("unknown" if size is None else f"{size / 1e9:.2f}" for size in sizes)
-        table.add_row(stage["model"], stage["stage"], f"{stage['seconds']:.1f}", *shown)
-    return table
+        rows = bench(work, batches, options.tokens, eager)
+        report["rows"] += [row.to_json() for row in rows]
+        del work, eager  # before the next model is made
+    found = targets.find(report["rows"], decided=not options.dry_run)
+    return report | {"targets": [target.to_json() for target in found]}
 
 
 def _count(text: str) -> int:
@@ -280,18 +253,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="per sequence in the steady part (demo: 40; random: 8, autoregressive 2)",
     )
     parser.add_argument("--weights", choices=("int8",), help="linear layers; default: bf16")
-    parser.add_argument("--stages", action="store_true", help="of a random checkpoint, no speeds")
     parser.add_argument("--dry-run", action="store_true", help="every path on tiny sizes")
-    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="the report as JSON, in a file beside the tables or (no FILE) alone on stdout",
+    )
     options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options.command = " ".join([parser.prog, *given])
     if options.model is None:
         options.model = ["demo"] if not options.dry_run else list(models)
-        if options.stages:
-            options.model = list(RANDOM_MODELS) if options.dry_run else ["huginn"]
-    if options.stages and "demo" in options.model:
-        parser.error("--stages: of random checkpoints only (--model huginn or huginn-small)")
-    if options.stages and options.weights is not None:
-        parser.error("--stages: of bf16 checkpoints only")
     if options.dry_run:
         options.batch, options.tokens = options.batch or (1, 2), options.tokens or 3
     return options
@@ -306,10 +280,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (WrongResult, checkpoint_stages.NoRoom) as error:
         print(f"end_to_end: {error}; nothing is reported", file=sys.stderr)
         return 2 if isinstance(error, checkpoint_stages.NoRoom) else 1
-    if options.json:
+    if options.json == "-":
         print(json.dumps(report))
-    else:
-        show(report)
+        return 0
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
+    show(report)
     return 0
 
 

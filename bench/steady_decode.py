@@ -6,16 +6,18 @@ so only that part counts here, and nothing is subtracted from it:
 
     fill     until every sequence has committed once (for autoregressive decoding: the first token,
              which pays for warming up)
-    steady   the outer steps after that, up to the first one that has a sequence's last row at the
-             front
+    steady   the outer steps after that, up to the last one with a commit before a sequence's last
+             row is at the front
     drain    the rest
 
 A steady part shorter than half a second is decoded again, up to 20 times, and pooled: an outer
-step of the demo model takes less than a millisecond.
+step of the demo model takes less than a millisecond. Samplers that are compared decode in turns, so
+that a machine that slows down slows all of them.
 
 Steps are timed from one ``on_step`` call of :func:`rdkernels.generate` to the next. The record that
-it is given costs six small device-to-host reads per outer step, which are in the times: some tens
-of microseconds, against milliseconds in the demo model and hundreds of them in Huginn.
+it is given costs a few small reads of tensors per outer step, and those are in the times: some tens
+of microseconds, against a millisecond in the demo model and hundreds of them in Huginn. On a GPU
+they would be device-to-host reads: ``bench.gpu_check`` does without.
 """
 
 from __future__ import annotations
@@ -27,15 +29,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from bench import support
-from rdkernels import DiffusionForcing, FixedDepth, generate
+from bench.traffic import PassCounter, Passes, Traffic, counted
+from rdkernels import FixedDepth, generate
 from rdkernels.comparison import Contender
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers import OuterStep
+from rdkernels.samplers.schedule import WavefrontPolicy
 
 PROGRESS_SECONDS = 2.0
 POOLED_SECONDS = 0.5  # shorter steady parts are repeated and pooled
@@ -47,7 +51,7 @@ class WrongResult(Exception):
 
 def say(message: str) -> None:
     """A line of progress."""
-    print(f"end_to_end: {message}", file=sys.stderr, flush=True)
+    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -59,37 +63,54 @@ def announced(what: str) -> Iterator[None]:
     say(f"{what}: {time.perf_counter() - began:.1f} s")
 
 
-class SteadyPart:
-    """An ``on_step`` callback that keeps the time of the steady outer steps.
+@dataclass
+class Steps:
+    """Outer steps: wall time and rows of each, and what all of them committed and read."""
 
-    Attributes:
-        seconds: wall time of each steady outer step.
-        rows: rows in flight in each of them, all sequences together.
-        tokens: tokens that all of them committed.
+    seconds: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    tokens: int = 0
+    passes: Passes = field(default_factory=Passes)
+
+    def take(self, other: Steps) -> None:
+        """Move the steps of ``other`` here."""
+        self.seconds += other.seconds
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.passes = self.passes.and_also(other.passes)
+        other.seconds, other.rows, other.tokens, other.passes = [], [], 0, Passes()
+
+
+class SteadyPart:
+    """An ``on_step`` callback that keeps the steady outer steps, in ``steps``.
+
+    Args:
+        limits: most tokens of each sequence, its prompt included.
+        counter: of the model's passes; None counts none.
+        progress: told every two seconds where the decode is.
     """
 
     def __init__(
         self,
         limits: Sequence[int],
+        counter: PassCounter | None = None,
         progress: Callable[[str], None] = say,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """``limits``: most tokens of each sequence, its prompt included."""
         self.limits, self.progress, self.clock = limits, progress, clock
+        self.counter = PassCounter() if counter is None else counter
         self.filling = set(range(len(limits)))  # sequences that have not committed
         self.draining = False
-        self.seconds: list[float] = []
-        self.rows: list[int] = []
-        self.tokens = self.steps = 0
+        self.steps, self._pending = Steps(), Steps()
+        self.count = 0
         self.last = self.told = clock()
+        self._passes = self.counter.passes
 
     def __call__(self, step: OuterStep) -> None:
-        now = self.clock()
-        self.steps += 1
+        now, passes = self.clock(), self.counter.passes
+        self.count += 1
         if not self.filling and not self.draining:
-            self.seconds.append(now - self.last)
-            self.rows.append(sum(map(len, step.tokens)))
-            self.tokens += sum(step.committed)
+            self._note(step, now - self.last, passes.since(self._passes))
         self.filling -= {b for b, count in enumerate(step.committed) if count}
         # Row p predicts position p + 1, so a front at limit - 2 has nothing to open after it.
         fronts = [
@@ -100,45 +121,16 @@ class SteadyPart:
         )
         if now - self.told >= PROGRESS_SECONDS:
             phase = "filling" if self.filling else "draining" if self.draining else "steady"
-            self.progress(f"  outer step {self.steps}, {phase}, {self.tokens} steady tokens")
+            self.progress(f"  outer step {self.count}, {phase}, {self.steps.tokens} steady tokens")
             self.told = now
-        self.last = self.clock()  # what was done here is nobody's time
+        self._passes, self.last = passes, self.clock()  # what was done here is nobody's time
 
-    def pool(self, other: SteadyPart) -> None:
-        """Take in the steady part of another decode of the same prompts."""
-        self.seconds += other.seconds
-        self.rows += other.rows
-        self.tokens += other.tokens
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes of weights that decoding reads: what no implementation at this precision avoids.
-
-    Attributes:
-        core: of one core iteration.
-        rest: prelude, coda and head, once per outer step. Of an untied embedding only the rows of
-            the tokens are read, which is nothing.
-    """
-
-    core: int
-    rest: int
-
-    @staticmethod
-    def of(model: RecurrentDepthModel) -> Traffic:
-        core, embedding = model.parameter_bytes("core"), model.weights.embedding
-        rest = model.parameter_bytes() - core
-        if model.weights.head is not embedding:
-            rest -= embedding.numel() * embedding.element_size()
-        return Traffic(core, rest)
-
-    def outer_step(self, inner_recurrence: int) -> int:
-        return inner_recurrence * self.core + self.rest
-
-    def speedup_bound(self, num_steps: int, inner_recurrence: int, steps_per_token: float) -> float:
-        """Over autoregressive decoding with ``num_steps``, if time were bytes."""
-        own = steps_per_token * self.outer_step(inner_recurrence)
-        return self.outer_step(num_steps) / own
+    def _note(self, step: OuterStep, seconds: float, passes: Passes) -> None:
+        committed = sum(step.committed)
+        rows = sum(map(len, step.tokens))
+        self._pending.take(Steps([seconds], [rows], committed, passes))
+        if committed:  # from commit to commit: work for a token that never comes does not count
+            self.steps.take(self._pending)
 
 
 @dataclass(frozen=True)
@@ -150,14 +142,19 @@ class Row:
     core's weights for its bytes and ``weights_gb_per_s`` all weights that were read;
     ``read_bandwidth_gb_per_s`` was measured just before. ``speedup`` and ``speedup_bound`` are over
     autoregressive decoding of the same batch, by time and by bytes. ``agreement`` is the share of
-    tokens that are autoregressive decoding's (null where the weights are random).
+    tokens that are autoregressive decoding's (null where the weights are random). ``backend`` is
+    "best" where the package chose. ``python_share_least`` and ``python_share_most`` are the bounds
+    of :mod:`bench.python_share`, null where they were not taken.
     """
 
     model: str
     sampler: str
+    label: str
+    backend: str
     num_steps: int
     inner_recurrence: int
     freeze_rule: str
+    slots: int
     batch: int
     steady_steps: int
     steady_tokens: int
@@ -167,6 +164,7 @@ class Row:
     tokens_per_second: float
     core_iterations: int
     core_iterations_per_token: float
+    weights_bytes: int
     core_gb_per_s: float
     weights_gb_per_s: float
     read_bandwidth_gb_per_s: float
@@ -175,6 +173,8 @@ class Row:
     speedup_bound: float
     agreement: float | None
     load_average: float | None
+    python_share_least: float | None = None
+    python_share_most: float | None = None
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -199,116 +199,149 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def width(policy: DiffusionForcing) -> int:
+def width(policy: WavefrontPolicy) -> int:
     """Rows in flight of a sequence whose rows stay ``num_steps`` iterations."""
     return min(math.ceil(policy.num_steps / policy.inner_recurrence), policy.max_wavefront)
 
 
-def measure(
-    work: Workload,
-    contender: Contender,
-    batch: int,
-    steady_tokens: int,
-    baseline: tuple[Row, list[list[int]]] | None,
-) -> tuple[Row, list[list[int]]]:
-    """Decode and time; returns the row and the tokens.
+def is_enforced(policy: WavefrontPolicy) -> bool:
+    """Whether every row has ``num_steps`` iterations and none starts again: a steady wavefront."""
+    return isinstance(policy.freeze_rule, FixedDepth) and not policy.restart
 
-    ``baseline`` is autoregressive decoding's result at this batch size, None to be it.
 
-    Raises:
-        WrongResult: the sampler did not do what it was told to, or had no steady part.
+class Decoding:
+    """One sampler at one batch size, decoded as often as its steady part needs.
+
+    Args:
+        work: the model and its prompts.
+        steady_tokens: of each sequence, about.
+
+    Attributes:
+        steps: the steady steps of all decodes.
+        tokens: what the first decode generated.
     """
-    model, prompts = work.model, work.prompts[:batch]
-    policy = contender.sampler.wavefront_policy()
-    forced = isinstance(policy.freeze_rule, FixedDepth)
-    # One token from the prefill, one that ends the filling, and the rows that drain.
-    new_tokens = 1 + 1 + steady_tokens + (width(policy) - 1 if forced else 0)
-    bandwidth = support.read_bandwidth.__wrapped__(torch.get_num_threads())  # now, not once
-    limits = [len(prompt) + new_tokens for prompt in prompts]
 
-    def decode() -> tuple[SteadyPart, list[list[int]]]:
-        steady = SteadyPart(limits)
-        out = generate(
-            model,
-            prompts,
-            sampler=contender.sampler,
-            max_new_tokens=new_tokens,
-            on_step=steady,
+    def __init__(
+        self, work: Workload, contender: Contender, batch: int, steady_tokens: int
+    ) -> None:
+        self.work, self.contender, self.batch = work, contender, batch
+        self.policy = contender.sampler.wavefront_policy()
+        self.prompts = work.prompts[:batch]
+        # One token from the prefill, those that end the filling, and the rows that drain.
+        fill, drain = 1, 0
+        if is_enforced(self.policy):
+            drain = width(self.policy) - 1
+        elif self.policy.restart:  # a whole round of drafts may commit at once
+            fill, drain = self.policy.max_wavefront, self.policy.max_wavefront - 1
+        self.new_tokens = 1 + fill + steady_tokens + drain
+        self.steps, self.tokens, self.decodes = Steps(), [], 0
+        self.read_bandwidth = self.load_average = None
+
+    @property
+    def name(self) -> str:
+        backend = self.work.model.backend
+        forced = f", {backend}" if backend else ""
+        return f"{self.work.name}, {self.contender.label}{forced}, batch {self.batch}"
+
+    @property
+    def enough(self) -> bool:
+        done = sum(self.steps.seconds) >= POOLED_SECONDS
+        return self.decodes > 0 and (done or self.decodes >= self.work.most_decodes)
+
+    def decode(self) -> None:
+        """Decode once more.
+
+        Raises:
+            WrongResult: the wavefront was not the one to be enforced.
+        """
+        if self.read_bandwidth is None:  # of now, not of the process's start
+            self.read_bandwidth = support.read_bandwidth.__wrapped__(torch.get_num_threads())
+        limits = [len(prompt) + self.new_tokens for prompt in self.prompts]
+        with counted(self.work.model) as counter:
+            steady = SteadyPart(limits, counter)
+            out = generate(
+                self.work.model,
+                self.prompts,
+                sampler=self.contender.sampler,
+                max_new_tokens=self.new_tokens,
+                on_step=steady,
+            )
+        if is_enforced(self.policy):
+            self._check_enforced(steady.steps, out.stats.depths)
+        self.steps.take(steady.steps)
+        self.tokens = self.tokens or out.tokens
+        self.decodes += 1
+        self.load_average = load_average()
+
+    def _check_enforced(self, steps: Steps, depths: list[list[int]]) -> None:
+        """The wavefront that was to be enforced is what was timed."""
+        label, policy, batch = self.contender.label, self.policy, self.batch
+        found = {depth for sequence in depths for depth in sequence}
+        if found != {policy.num_steps}:
+            raise WrongResult(f"{label}: depths {sorted(found)}, expected {policy.num_steps} only")
+        rows = width(policy) * batch
+        if set(steps.rows) - {rows} or steps.tokens != batch * len(steps.rows):
+            raise WrongResult(
+                f"{label}: expected {rows} rows and {batch} tokens in every steady outer step, got "
+                f"{sorted(set(steps.rows))} rows and {steps.tokens} tokens in {len(steps.rows)}"
+            )
+
+    def row(self, baseline: Decoding | None = None) -> Row:
+        """What was measured; ``baseline`` is autoregressive decoding at this batch size.
+
+        Raises:
+            WrongResult: there was no steady part.
+        """
+        steps, policy, seconds = self.steps, self.policy, sum(self.steps.seconds)
+        if not steps.tokens:
+            raise WrongResult(f"{self.contender.label}: no steady part; more --tokens are needed")
+        traffic, passes = Traffic.of(self.work.model), steps.passes
+        nbytes, per_second = traffic.bytes(passes), steps.tokens / seconds
+        per_token = self.batch / steps.tokens
+        first = self if baseline is None else baseline
+        agreement = _agreement(self.tokens, first.tokens) if self.work.trained else None
+        return Row(
+            model=self.work.name,
+            sampler=self.contender.name,
+            label=self.contender.label,
+            backend=self.work.model.backend or "best",
+            num_steps=policy.num_steps,
+            inner_recurrence=policy.inner_recurrence,
+            freeze_rule=type(policy.freeze_rule).__name__,
+            slots=policy.slots,
+            batch=self.batch,
+            steady_steps=len(steps.seconds),
+            steady_tokens=steps.tokens,
+            steady_seconds=seconds,
+            median_step_seconds=statistics.median(steps.seconds),
+            rows_per_step=sum(steps.rows) / len(steps.rows),
+            tokens_per_second=per_second,
+            core_iterations=passes.core,
+            core_iterations_per_token=passes.core * per_token,
+            weights_bytes=nbytes,
+            core_gb_per_s=passes.core * traffic.core / seconds / 1e9,
+            weights_gb_per_s=nbytes / seconds / 1e9,
+            read_bandwidth_gb_per_s=self.read_bandwidth / 1e9,
+            share_of_read_bandwidth=nbytes / seconds / self.read_bandwidth,
+            speedup=per_second * sum(first.steps.seconds) / first.steps.tokens,
+            speedup_bound=traffic.outer_step(policy.num_steps) / (nbytes * per_token),
+            agreement=agreement,
+            load_average=self.load_average,
         )
-        if forced:
-            _check_forced(contender.label, policy, steady, out.stats.depths, batch)
-        return steady, out.tokens
-
-    with announced(f"{work.name}, {contender.label}, batch {batch}"):
-        steady, tokens = decode()
-        for _ in range(work.most_decodes - 1):
-            if sum(steady.seconds) >= POOLED_SECONDS:
-                break
-            steady.pool(decode()[0])
-    if not steady.tokens:
-        raise WrongResult(f"{contender.label}: no steady part; more --tokens are needed")
-    row = _row(work, contender, batch, steady, bandwidth, baseline, tokens)
-    return row, tokens
 
 
-def _check_forced(
-    label: str, policy: DiffusionForcing, steady: SteadyPart, depths: list[list[int]], batch: int
-) -> None:
-    """The wavefront that was to be enforced is what was timed."""
-    found = {depth for sequence in depths for depth in sequence}
-    if found != {policy.num_steps}:
-        raise WrongResult(f"{label}: depths {sorted(found)}, expected {policy.num_steps} only")
-    rows = width(policy) * batch
-    if set(steady.rows) - {rows} or steady.tokens != batch * len(steady.rows):
-        raise WrongResult(
-            f"{label}: expected {rows} rows and {batch} tokens in every steady outer step, got "
-            f"{sorted(set(steady.rows))} rows and {steady.tokens} tokens in {len(steady.rows)}"
-        )
-
-
-def _row(
-    work: Workload,
-    contender: Contender,
-    batch: int,
-    steady: SteadyPart,
-    bandwidth: float,
-    baseline: tuple[Row, list[list[int]]] | None,
-    tokens: list[list[int]],
-) -> Row:
-    policy, traffic = contender.sampler.wavefront_policy(), Traffic.of(work.model)
-    steps, inner, seconds = len(steady.seconds), policy.inner_recurrence, sum(steady.seconds)
-    per_second = steady.tokens / seconds
-    weights = steps * traffic.outer_step(inner) / seconds
-    steps_per_token = steps * batch / steady.tokens
-    agreement = None
-    if work.trained:
-        agreement = 1.0 if baseline is None else _agreement(tokens, baseline[1])
-    return Row(
-        model=work.name,
-        sampler=contender.name,
-        num_steps=policy.num_steps,
-        inner_recurrence=inner,
-        freeze_rule=type(policy.freeze_rule).__name__,
-        batch=batch,
-        steady_steps=steps,
-        steady_tokens=steady.tokens,
-        steady_seconds=seconds,
-        median_step_seconds=statistics.median(steady.seconds),
-        rows_per_step=sum(steady.rows) / steps,
-        tokens_per_second=per_second,
-        core_iterations=steps * inner,
-        core_iterations_per_token=steps_per_token * inner,
-        core_gb_per_s=steps * inner * traffic.core / seconds / 1e9,
-        weights_gb_per_s=weights / 1e9,
-        read_bandwidth_gb_per_s=bandwidth / 1e9,
-        share_of_read_bandwidth=weights / bandwidth,
-        speedup=1.0 if baseline is None else per_second / baseline[0].tokens_per_second,
-        speedup_bound=traffic.speedup_bound(policy.num_steps, inner, steps_per_token),
-        agreement=agreement,
-        load_average=load_average(),
-    )
+def take_turns(decodings: Sequence[Decoding]) -> None:
+    """Decode one after the other, again and again, until each has enough."""
+    while waiting := [decoding for decoding in decodings if not decoding.enough]:
+        for decoding in waiting:
+            if not decoding.decodes:
+                with announced(decoding.name):
+                    decoding.decode()
+            else:
+                decoding.decode()
 
 
 def _agreement(tokens: list[list[int]], other: list[list[int]]) -> float:
-    pairs = [pair for a, b in zip(tokens, other, strict=True) for pair in zip(a, b, strict=True)]
+    """Share of equal tokens, as far as both go: samplers drain for different lengths."""
+    pairs = [pair for a, b in zip(tokens, other, strict=True) for pair in zip(a, b, strict=False)]
     return sum(a == b for a, b in pairs) / len(pairs)

@@ -17,14 +17,16 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 
 import rdkernels
 from rdkernels.backends import native
 from rdkernels.ops import OPS, reasons
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 Inputs = tuple[Any, ...]
 ROTATION_BYTES = 96 << 20  # more than the last-level cache that one process gets to keep

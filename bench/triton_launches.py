@@ -100,7 +100,7 @@ def huginn_launches() -> dict[str, Callable[[], object]]:
     x, weight = torch.empty(ROWS, WIDTH, dtype=BF16), torch.empty(WIDTH, dtype=BF16)
     keys, depth, active = _int32(ROWS, 3), _int32(ROWS), torch.ones(ROWS, dtype=torch.bool)
     logits = torch.empty(ROWS, VOCABULARY)
-    noise = (torch.empty(ROWS), keys, 7, 1.0)
+    noise = (torch.empty(ROWS), keys, 7, 1.0, True)
     return {
         "bf16": lambda: (
             call("rms_norm", x, weight, 1e-6),

@@ -12,7 +12,7 @@ from rdkernels.errors import RdkernelsError
 from rdkernels.models import demo
 
 NAMES = sorted(demo.DEMO_MODELS)
-TASKS = {"demo": "word-problems", "demo-automaton": "automaton"}
+TASKS = {"demo": "word-problems", "demo-automaton": "automaton", "demo-chained": "chained"}
 
 
 def tokenizer_of(name):
@@ -46,6 +46,9 @@ def test_tokenizer_ids_are_those_the_checkpoints_were_trained_with():
         automaton.token_to_id(word) for word in ("<bos>", "<eos>", "0", "1", "<ca>", "t1", "t8")
     ]
     assert found == [1, 2, 4, 5, 31, 32, 39]
+    chained = tokenizer_of("demo-chained")
+    for index, word in enumerate(tasks.CHAINED_WORDS):
+        assert chained.token_to_id(word) == index
 
 
 def test_unknown_word_is_refused():
@@ -111,6 +114,29 @@ def test_automaton_answers_are_right():
             row = "".join(table[padded[i : i + 3]] for i in range(32))
         assert problem.answer == " ".join(row) == problem.value
     assert {count: counts.count(count) for count in counts} == {k: 32 for k in range(1, 9)}
+
+
+def test_chained_answers_are_right():
+    """Each row from the one before it, by walking the substitution as a word map."""
+    after = dict(zip("0123456789", "6890124753", strict=True))
+    counts = []
+    for problem in demo.load_problems("demo-chained"):
+        _, _, steps, *row, _ = problem.prompt.split()
+        counts.append(int(steps[1:]))
+        assert len(row) == 12
+        answer = []
+        for mark in ("", "r2", "r3", "r4", "r5", "r6", "r7", "#"):
+            new = []
+            for place, digit in enumerate(row):
+                for _ in range(counts[-1]):
+                    digit = after[str(int(digit) + int(row[place - 1] if place else 0))[-1]]
+                new.append(digit)
+            row = new
+            answer += [*mark.split(), *row]
+        assert problem.answer.split() == answer
+        assert problem.value.split() == row
+    assert sum(count > 8 for count in counts) == 192  # three quarters need more than 4 iterations
+    assert {counts.count(count) for count in range(13, 17)} == {32}
 
 
 def test_step_aligned_target_stops_early():

@@ -8,27 +8,30 @@ import random
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 pytest.importorskip("pytest_benchmark", reason="benchmarks need the test extra")
 
-from bench import checkpoint_stages, end_to_end, steady_decode
+from bench import checkpoint_stages, end_to_end, random_models, steady_decode, targets
 from bench.gpu.session import HUGINN, TINY
-from bench.steady_decode import SteadyPart, Traffic, Workload, WrongResult
-from rdkernels import Autoregressive, DiffusionForcing, FixedDepth
+from bench.steady_decode import Decoding, SteadyPart, Workload, WrongResult
+from bench.traffic import Passes, Traffic, counted
+from rdkernels import AdaptiveDepth, Autoregressive, DiffusionForcing, FixedDepth, generate
 from rdkernels.comparison import Contender
 from rdkernels.samplers import OuterStep
 from tests.support.tiny import CONFIG, GROUPED, tiny_model
 from tools.native_build import ROOT
 
 GB = 10**9
+LABEL = "diffusion forcing r'=4"
 
 
-def command(*arguments: str) -> dict:
+def command(*arguments: str, module: str = "bench.end_to_end") -> dict:
     """The report of the command in a process of its own."""
-    argv = [sys.executable, "-m", "bench.end_to_end", "--threads", "1", "--json", *arguments]
+    argv = [sys.executable, "-m", module, "--json", *arguments]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
@@ -36,7 +39,7 @@ def command(*arguments: str) -> dict:
 
 @pytest.fixture(scope="module")
 def dry_run() -> dict:
-    return command("--dry-run")
+    return command("--dry-run", "--threads", "1")
 
 
 def select(report: dict, **wanted: object) -> list[dict]:
@@ -50,8 +53,10 @@ def test_dry_run_has_every_sampler_at_every_batch(dry_run):
     assert dry_run["dry_run"] is True and dry_run["schema"] == end_to_end.SCHEMA
     assert dry_run["environment"]["threads"] == 1 and "load_average" in dry_run["environment"]
     assert any("enforced (FixedDepth(32))" in note for note in dry_run["notes"])
-    found = {(r["model"], r["sampler"], r["inner_recurrence"], r["batch"]) for r in dry_run["rows"]}
-    demo = [("autoregressive", 32), ("adaptive-depth", 1)]
+    best = select(dry_run, backend="best")
+    found = {(r["model"], r["sampler"], r["inner_recurrence"], r["batch"]) for r in best}
+    demo = [("autoregressive", 32), ("adaptive-depth", 1), ("self-speculative", 32)]
+    demo += [("lossless-wavefront", 4)]
     demo += [("diffusion-forcing", inner) for inner in (4, 2, 1)]
     forced = [("autoregressive", 32), ("diffusion-forcing", 4)]
     samplers = {"demo": demo, "huginn": forced, "huginn-small": forced}
@@ -61,13 +66,16 @@ def test_dry_run_has_every_sampler_at_every_batch(dry_run):
         for sampler in samplers[model]
         for batch in (1, 2)
     }
+    (eager,) = select(dry_run, backend="eager")
+    assert (eager["model"], eager["label"], eager["batch"]) == ("demo", "autoregressive r=32", 1)
     fields = {field.name for field in dataclasses.fields(steady_decode.Row)}
     assert all(row.keys() == fields for row in dry_run["rows"])
 
 
 def test_rows_of_the_dry_run_are_consistent(dry_run):
     for row in dry_run["rows"]:
-        assert row["core_iterations"] == row["steady_steps"] * row["inner_recurrence"]
+        if row["sampler"] != "self-speculative":  # whose outer steps are not all alike
+            assert row["core_iterations"] == row["steady_steps"] * row["inner_recurrence"]
         per_token = row["core_iterations"] * row["batch"] / row["steady_tokens"]
         assert row["core_iterations_per_token"] == pytest.approx(per_token)
         rate = row["steady_tokens"] / row["steady_seconds"]
@@ -75,7 +83,8 @@ def test_rows_of_the_dry_run_are_consistent(dry_run):
         assert 0 < row["core_gb_per_s"] < row["weights_gb_per_s"]
         share = row["weights_gb_per_s"] / row["read_bandwidth_gb_per_s"]
         assert row["share_of_read_bandwidth"] == pytest.approx(share)
-        (base,) = select(dry_run, model=row["model"], batch=row["batch"], sampler="autoregressive")
+        base = {"model": row["model"], "batch": row["batch"], "backend": "best"}
+        (base,) = select(dry_run, sampler="autoregressive", **base)
         speedup = row["tokens_per_second"] / base["tokens_per_second"]
         assert row["speedup"] == pytest.approx(speedup)
         if row["sampler"] == "autoregressive":
@@ -93,18 +102,52 @@ def test_enforced_wavefront_of_the_dry_run(dry_run):
 def test_demo_of_the_dry_run_is_compared_with_autoregressive_decoding(dry_run):
     rows = select(dry_run, model="demo")
     assert rows and all(0.0 <= row["agreement"] <= 1.0 for row in rows)
-    assert all(row["agreement"] == 1.0 for row in rows if row["sampler"] == "autoregressive")
+    assert all(
+        r["agreement"] == 1.0
+        for r in select(dry_run, model="demo", num_steps=32)
+        if r["sampler"] == "autoregressive" and r["backend"] == "best"
+    )
     adaptive = select(dry_run, model="demo", sampler="adaptive-depth")
     assert all(row["core_iterations_per_token"] < 32.0 for row in adaptive)
 
 
-def test_stages_of_the_dry_run():
-    report = command("--dry-run", "--stages", "--model", "huginn")
+def test_share_of_python_is_taken_for_the_demo_only(dry_run):
+    for row in dry_run["rows"]:
+        bounds = (row["python_share_least"], row["python_share_most"])
+        if row["model"] != "demo" or row["backend"] == "eager":
+            assert bounds == (None, None)
+        else:
+            assert all(0.0 <= bound < 1.0 for bound in bounds) and bounds[1] > 0.0
+
+
+def test_targets_of_the_dry_run_have_no_verdict(dry_run):
+    assert len(dry_run["targets"]) == 4
+    assert all(target["met"] is None and target["value"] > 0 for target in dry_run["targets"])
+
+
+def test_targets_are_held_against_the_rows(dry_run):
+    (eager,) = select(dry_run, backend="eager")
+    rows = [eager | {"speedup": 1 / 7}]
+    for batch, rate in ((1, 100.0), (16, 790.0)):
+        (row,) = select(dry_run, model="demo", batch=1, inner_recurrence=4, label=LABEL)
+        shares = {"python_share_least": 0.2, "python_share_most": 0.4}
+        rows.append(row | {"batch": batch, "tokens_per_second": rate} | shares)
+    verdicts = [(t.value, t.met) for t in targets.find(rows, decided=True)]
+    assert verdicts == [(pytest.approx(7.0), True), (0.4, None), (pytest.approx(7.9), False)]
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_stages_of_the_dry_run(weights):
+    chosen = [] if weights is None else ["--weights", weights]
+    report = command("--dry-run", *chosen, module="bench.checkpoint_stages")
     assert [stage["stage"] for stage in report["stages"]] == ["create", "save", "load", "decode"]
-    assert report["rows"] == []
     for stage in report["stages"]:
-        assert stage["model"] == "huginn" and stage["seconds"] > 0.0
-        assert stage["weights_bytes"] == end_to_end.weights_bytes(TINY)
+        loaded = stage["stage"] in ("load", "decode")
+        size = random_models.weights_bytes(TINY, weights if loaded else None)
+        assert stage["weights_bytes"] == size and stage["seconds"] > 0.0
+        assert (stage["kv_bytes"] > 0) == (stage["stage"] == "decode")
+        assert stage["limited"] == ("anonymous" if loaded and weights else "resident")
+        assert stage["within"] is not False
         peak, anonymous = stage["peak_rss_bytes"], stage["anonymous_bytes"]
         assert peak is None or anonymous is None or peak >= anonymous > 0
 
@@ -113,8 +156,10 @@ def test_table_of_a_report(dry_run, capsys):
     end_to_end.show(dry_run)
     shown = capsys.readouterr().out
     for words in (
-        "diffusion forcing 4",
-        "adaptive depth 1",
+        "diffusion forcing r'=4",
+        "adaptive depth r=32",
+        "autoregressive r=32, eager",
+        "native over eager",
         "commit: ",
         "enforced",
         "huginn-small",
@@ -131,7 +176,6 @@ def test_table_of_a_report(dry_run, capsys):
         (["--batch", "1,x"], "--batch"),
         (["--tokens", "0"], "at least 1"),
         (["--model", "gpt"], "invalid choice"),
-        (["--stages", "--model", "demo"], "random checkpoints only"),
     ],
 )
 def test_malformed_arguments(arguments, words, capsys):
@@ -191,18 +235,35 @@ def test_a_wavefront_that_is_not_the_enforced_one_is_refused(monkeypatch, seed):
     work = Workload("tiny", tiny_model(seed), [[1, 2], [3]], trained=False, most_decodes=1)
     sampler = DiffusionForcing(8, inner_recurrence=2, freeze_rule=FixedDepth(8))
     contender = Contender("diffusion-forcing", sampler)
-    row, tokens = steady_decode.measure(work, contender, 2, 3, None)
-    assert (row.rows_per_step, row.steady_tokens) == (8.0, 6)
+
+    def row(work, contender):
+        steady_decode.take_turns([decoding := Decoding(work, contender, 2, 3)])
+        return decoding.row(), decoding.tokens
+
+    once, tokens = row(work, contender)
+    assert (once.rows_per_step, once.steady_tokens) == (8.0, 6)
+    assert [len(sequence) for sequence in tokens] == [1 + 1 + 3 + 3] * 2
     twice = dataclasses.replace(work, most_decodes=2)
     monkeypatch.setattr(steady_decode, "POOLED_SECONDS", 1e9)
-    assert steady_decode.measure(twice, contender, 2, 3, None)[0].steady_tokens == 12
-    assert [len(sequence) for sequence in tokens] == [1 + 1 + 3 + 3] * 2
+    assert row(twice, contender)[0].steady_tokens == 12
     deeper = dataclasses.replace(contender, sampler=dataclasses.replace(sampler, num_steps=10))
     with pytest.raises(WrongResult, match=re.escape("depths [8, 10], expected 10 only")):
-        steady_decode.measure(work, deeper, 2, 3, None)
+        row(work, deeper)
     monkeypatch.setattr(steady_decode, "width", lambda policy: 3)
     with pytest.raises(WrongResult, match="expected 6 rows and 2 tokens"):
-        steady_decode.measure(work, contender, 2, 3, None)
+        row(work, contender)
+
+
+def test_decodings_take_turns_until_each_has_enough(monkeypatch, seed):
+    work = Workload("tiny", tiny_model(seed), [[1, 2]], trained=True)
+    monkeypatch.setattr(steady_decode, "POOLED_SECONDS", 1e9)
+    contender, order = Contender("autoregressive", Autoregressive(2)), []
+    works = [dataclasses.replace(work, name=str(n), most_decodes=n) for n in (1, 3)]
+    decodings = [Decoding(each, contender, 1, 2) for each in works]
+    plain = Decoding.decode
+    monkeypatch.setattr(Decoding, "decode", lambda d: (order.append(d.work.name), plain(d)))
+    steady_decode.take_turns(decodings)
+    assert order == ["1", "3", "3", "3"] and decodings[1].steps.tokens == 6
 
 
 # ---- the steady part ----
@@ -216,7 +277,8 @@ def fake_step(start: list[int], rows: list[int], committed: list[int]) -> OuterS
 def test_steady_part_is_between_the_first_commits_and_the_last_rows():
     """Two sequences of limits 8 and 20; a clock that tells when each step ended."""
     now = [0.0]
-    steady = SteadyPart([8, 20], progress=lambda message: None, clock=lambda: now[0])
+    quiet = {"progress": lambda message: None, "clock": lambda: now[0]}
+    steady = SteadyPart([8, 20], **quiet)
     steps = [  # (end, start, rows, committed)
         (1.0, [1, 4], [1, 1], [0, 1]),  # fill: the first sequence has not committed
         (3.0, [1, 5], [2, 2], [1, 0]),  # fill: it has now
@@ -228,7 +290,19 @@ def test_steady_part_is_between_the_first_commits_and_the_last_rows():
     for end, *step in steps:
         now[0] = end
         steady(fake_step(*step))
-    assert steady.seconds == [3.0, 4.0] and steady.rows == [6, 5] and steady.tokens == 6
+    assert steady.steps.seconds == [3.0, 4.0] and steady.steps.rows == [6, 5]
+    assert steady.steps.tokens == 6
+
+
+def test_steady_part_ends_with_a_commit():
+    """Work for tokens that do not come in the steady part is no part of it."""
+    now = [0.0]
+    quiet = {"progress": lambda message: None, "clock": lambda: now[0]}
+    steady = SteadyPart([9], **quiet)
+    for committed in (1, 0, 2, 0):
+        now[0] += 1.0
+        steady(fake_step([1], [1], [committed]))
+    assert steady.steps.seconds == [1.0, 1.0] and steady.steps.tokens == 2
 
 
 def test_what_the_callback_takes_is_not_timed():
@@ -237,7 +311,7 @@ def test_what_the_callback_takes_is_not_timed():
     steady = SteadyPart([50], progress=messages.append, clock=lambda: next(ticks))
     for position in (1, 2):
         steady(fake_step([position], [1], [1]))
-    assert steady.seconds == [1.0]
+    assert steady.steps.seconds == [1.0]
     assert len(messages) == 2 and "steady" in messages[0]  # 10 s and 6 s without a word
 
 
@@ -245,7 +319,9 @@ def test_no_steady_part_is_an_error(seed):
     work = Workload("tiny", tiny_model(seed), [[1]], trained=True)
     hasty = DiffusionForcing(8, inner_recurrence=8, headway=8, exit_threshold=1e9)
     with pytest.raises(WrongResult, match="more --tokens"):
-        steady_decode.measure(work, Contender("diffusion-forcing", hasty), 1, 1, None)
+        decoding = Decoding(work, Contender("diffusion-forcing", hasty), 1, 1)
+        steady_decode.take_turns([decoding])
+        decoding.row()
 
 
 # ---- bytes ----
@@ -257,12 +333,26 @@ def test_bound_at_huginn_sizes():
     block = 2 * (4 * width**2 + 3 * width * mlp + 4 * width + 2 * width)  # bf16; q/k bias last
     core = 4 * block + 2 * 2 * width**2
     rest = 4 * block + 2 * width + 2 * 65536 * width
-    assert core + rest == end_to_end.weights_bytes(HUGINN)
-    traffic = Traffic(core, rest)
+    assert core + rest == random_models.weights_bytes(HUGINN)
+    traffic = Traffic(prelude=2 * block, core=core, head=rest - 2 * block)
     assert traffic.outer_step(32) / GB == pytest.approx(108.65, abs=0.01)
     assert traffic.outer_step(4) / GB == pytest.approx(16.95, abs=0.01)
-    assert traffic.speedup_bound(32, 4, 1.0) == pytest.approx(6.41, abs=0.005)
-    assert traffic.speedup_bound(32, 4, 0.5) == pytest.approx(2 * 6.41, abs=0.01)
+    ratio = traffic.outer_step(32) / traffic.outer_step(4)
+    assert ratio == pytest.approx(6.41, abs=0.005)
+
+
+def test_passes_over_the_weights_are_counted(seed):
+    """A row of adaptive depth is embedded once, and decoded once it may settle."""
+    model = tiny_model(seed)
+    sampler = AdaptiveDepth(8, threshold=0.0)  # never converges: all eight iterations
+    with counted(model) as counter:
+        generate(model, [[1, 2, 3]], sampler=sampler, max_new_tokens=4)
+    prefill, tokens = Passes(1, 8, 1), 3
+    expected = prefill.and_also(Passes(tokens, 8 * tokens, tokens))
+    assert counter.passes == expected
+    with counted(model) as counter:
+        generate(model, [[1, 2, 3]], sampler=Autoregressive(8), max_new_tokens=4)
+    assert counter.passes == expected and "embed" not in vars(model)
 
 
 @pytest.mark.parametrize("config", [CONFIG, GROUPED], ids=["tied", "untied"])
@@ -270,22 +360,26 @@ def test_traffic_counts_the_head_once_and_no_embedding(config, seed):
     weights = (model := tiny_model(seed, config)).weights
     blocks = [getattr(b, f.name) for b in weights.core for f in dataclasses.fields(b)]
     core = sum(4 * t.numel() for t in (weights.adapter, *blocks) if t is not None)
-    outside = (*weights.prelude, *weights.coda)
-    blocks = [getattr(b, f.name) for b in outside for f in dataclasses.fields(b)]
-    rest = sum(4 * t.numel() for t in (weights.head, weights.final_norm, *blocks) if t is not None)
-    assert Traffic.of(model) == Traffic(core, rest)
+
+    def outside(part) -> int:
+        tensors = [getattr(b, f.name) for b in part for f in dataclasses.fields(b)]
+        return sum(4 * t.numel() for t in tensors if t is not None)
+
+    head = outside(weights.coda) + 4 * (weights.head.numel() + weights.final_norm.numel())
+    assert Traffic.of(model) == Traffic(outside(weights.prelude), core, head)
 
 
-def test_random_weights_have_the_config_s_shapes_in_bf16():
-    model = end_to_end.create_random(TINY)
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_random_weights_have_the_config_s_shapes(weights):
+    model = random_models.create_random(TINY, weights)
     assert model.dtype == torch.bfloat16
-    assert model.parameter_bytes() == end_to_end.weights_bytes(TINY)
+    assert model.parameter_bytes() == random_models.weights_bytes(TINY, weights)
     assert all(tensor.isfinite().all() for tensor in model.weights.tensors())
 
 
 def test_width_of_the_enforced_wavefront():
     def width(**options: int) -> int:
-        return steady_decode.width(DiffusionForcing(32, **options))
+        return steady_decode.width(DiffusionForcing(32, **options).wavefront_policy())
 
     inner = random.choice([1, 2, 4, 8, 16, 32])
     assert width(inner_recurrence=inner) == 32 // inner
@@ -296,12 +390,15 @@ def test_width_of_the_enforced_wavefront():
 # ---- memory ----
 
 
-def test_stages_measure_their_own_peak(monkeypatch):
+def test_stages_measure_their_own_peak():
     """A stage that allocates and frees shows in its own peak, not in the next one's."""
     if not checkpoint_stages._reset_peak():
         pytest.skip("the peak of the resident set cannot be reset here")
-    stages = checkpoint_stages._Stages(0)
-    stages.run("much", lambda: torch.ones(64 << 20, dtype=torch.uint8).sum())
-    stages.run("little", lambda: None)
-    much, little = (stage.peak_rss_bytes for stage in stages.records)
-    assert much - little > 48 << 20
+    stages = checkpoint_stages.Stages()
+    stages.run("much", lambda: (torch.ones(512 << 20, dtype=torch.uint8), time.sleep(0.1)), 0)
+    stages.run("little", lambda: None, 0, kv_bytes=1 << 20, limited="anonymous")
+    much, little = stages.records
+    for peak in ("peak_rss_bytes", "peak_anonymous_bytes"):
+        assert getattr(much, peak) - getattr(little, peak) > 400 << 20
+    assert not much.within and little.within
+    assert little.limit_bytes == int(1.1 * (1 << 20)) + stages.constant

@@ -59,9 +59,7 @@ def test_commits_end_with_all_tokens(output, sequence):
     own = [step for step in output.trace.steps if step.depths[sequence]]
     assert list(steps) == list(range(len(own) + 1))
     assert done[0] == 1 and done[-1] == len(output.tokens[sequence])
-    assert [b - a for a, b in pairwise(done)] == [
-        step.committed[sequence] for step in own
-    ]
+    assert [b - a for a, b in pairwise(done)] == [step.committed[sequence] for step in own]
 
 
 def test_acceptance_counts_drafts_against_the_result(output):

@@ -1,5 +1,6 @@
 """examples/demo_training: it learns, it saves, and rdkernels reads back the same model."""
 
+import dataclasses
 import json
 import math
 import random
@@ -7,13 +8,15 @@ import secrets
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import rdkernels
-from examples.demo_training import optimizer, tasks, train
+from examples.demo_training import curriculum, optimizer, tasks, train
 from examples.demo_training.curriculum import (
     IGNORED,
     TRAINING_TASKS,
     Automaton,
+    Chained,
     Steps,
     WordProblems,
     sample_steps,
@@ -33,7 +36,7 @@ def tiny_config(task_name):
         prelude_layers=1,
         core_layers=1,
         coda_layers=1,
-        context=96,
+        context=128,
         vocabulary=-(-len(tasks.TASK_WORDS[task_name]) // 16) * 16,
         mean_recurrence=4,
     )
@@ -76,8 +79,6 @@ def test_loss_falls_and_the_checkpoint_gives_equal_logits(task_name, tmp_path, m
 
 def test_the_shipped_weights_fit_the_training_model():
     """The same weights give the same logits in both models, so that a demo can be trained on."""
-    from safetensors.torch import load_file
-
     folder = rdkernels.models.demo.demo_path("demo")
     model = rdkernels.load_model("demo", dtype=torch.float32)
     ours = TrainingModel(model.config)
@@ -146,16 +147,128 @@ def test_automaton_targets_are_aligned_with_the_iterations():
             assert answer == [*map(str, row), "<eos>"], f"seed {seed}"
 
 
-def test_curriculum_rises_when_the_longest_are_right():
-    task = Automaton()
+def chain_batches(monkeypatch, *, warm_share, wrong_share, totals, level=16):
+    """(task, batch, K per sequence) for each number of iterations in ``totals``, fresh seeds."""
+    monkeypatch.setattr(Chained, "_WARM_SHARE", warm_share)
+    monkeypatch.setattr(Chained, "_WRONG_SHARE", wrong_share)
+    task = Chained()
+    task.level = level
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for total in totals:
+        batch = task.batch(rng, 16, Steps(total, 1))
+        counts = [int(task.words[ids[2]][1:]) for ids in batch.ids.tolist()]
+        yield task, batch, counts
+
+
+def chain_rows(task, ids):
+    """The rows of digits of one sequence, by the marks between them; the last one may be cut."""
+    text = " ".join(task.words[token] for token in ids[3:])
+    for mark in ("<ans>", *tasks.CHAIN_MARKS):
+        text = text.replace(mark, "|")
+    return [[int(digit) for digit in row.split()] for row in text.split("|")]
+
+
+def test_chained_targets_are_aligned_with_the_iterations(monkeypatch):
+    totals = (1, 3, 5, 8, 12)
+    found = chain_batches(monkeypatch, warm_share=0.0, wrong_share=0.0, totals=totals)
+    for total, (task, batch, counts) in zip(totals, found, strict=True):
+        assert batch.warm is None
+        for ids, targets, steps in zip(
+            batch.ids.tolist(), batch.targets.tolist(), counts, strict=True
+        ):
+            expected = []
+            for row, mark in zip(chain_rows(task, ids), ("", *tasks.CHAIN_MARKS), strict=False):
+                expected += [*mark.split(), *map(str, tasks.chain_row(row, min(2 * total, steps)))]
+            words = [task.words[target] for target in targets if target != IGNORED]
+            assert words == [*expected[: len(words) - 1], "<eos>"] and len(words) == 104
+
+
+def test_a_warm_start_asks_each_source_for_what_its_depth_allows(monkeypatch):
+    """Right digits, some positions fresh: a fresh source has had fewer iterations."""
+    monkeypatch.setattr(curriculum, "_poisson", lambda rng, rate: 1)
+    seen = set()
+    found = chain_batches(monkeypatch, warm_share=1.0, wrong_share=0.0, totals=(1, 4))
+    for (task, batch, counts), total in zip(found, (1, 4), strict=True):
+        assert torch.equal(batch.warm.ids, batch.ids)
+        for b, steps in enumerate(counts):
+            for source in range(3, 100):
+                word = task.words[batch.ids[b, source]]
+                if not word.isdigit():
+                    continue
+                before = task.words[batch.ids[b, source - 1]]
+                left = int(before) if before.isdigit() else 0
+                fresh = bool(batch.warm.fresh[b, source])
+                depth = total + (0 if fresh else batch.warm.steps)
+                expected = tasks.chain_row([left, int(word)], min(2 * depth, steps))[1]
+                target = batch.targets[b, source + tasks.CHAIN_WIDTH]
+                assert task.words[target] == str(expected), (b, source)
+                seen.add((fresh, 2 * depth < steps))
+    assert len(seen) == 4, seen
+
+
+def test_a_source_that_was_wrong_is_given_time_to_begin_again(monkeypatch):
+    totals = (2, 14) * 3
+    found = chain_batches(monkeypatch, warm_share=1.0, wrong_share=1.0, totals=totals)
+    for total, (_, batch, counts) in zip(totals, found, strict=True):
+        wrong = batch.warm.ids != batch.ids
+        assert wrong.any() and not wrong[:, : 4 + tasks.CHAIN_WIDTH].any()
+        ignored = batch.targets[:, 3 + tasks.CHAIN_WIDTH :] == IGNORED
+        assert ignored.any() == (total == 2)
+        for b, source in wrong.nonzero().tolist():
+            target = source + tasks.CHAIN_WIDTH
+            if target < batch.targets.shape[1] and not batch.warm.fresh[b, source]:
+                late = total < (counts[b] + 1) // 2 + 2
+                assert (batch.targets[b, target].item() == IGNORED) == late
+        if total == 14:  # time enough for all: the targets are the answers
+            answered = batch.targets[:, :-1] != IGNORED
+            assert torch.equal(batch.targets[:, :-1][answered], batch.ids[:, 1:][answered])
+
+
+def test_warm_states_are_fresh_where_asked_and_iterated_elsewhere():
+    torch.manual_seed(0)
+    model = TrainingModel(tiny_config("chained"))
+    ids = torch.randint(0, 16, (2, 7))
+    fresh = torch.zeros(2, 7, dtype=torch.bool)
+    fresh[0, 3:] = True
+    first = torch.randn(2, 7, 32)
+    second = torch.randn(2, 7, 32)
+    draws = iter((first, second))
+    model.initial_state = lambda embedding: next(draws)
+    state = model.warm_state(ids, 2, fresh)
+    assert not state.requires_grad
+    embedding = model.embed(ids)
+    expected = model.iterate(model.iterate(first, embedding), embedding)
+    assert torch.equal(state[0, 3:], second[0, 3:])
+    assert torch.equal(state[~fresh], expected[~fresh])
+
+
+def test_training_starts_from_a_folder(tmp_path):
+    options = tiny_options("chained", tmp_path / "first", steps=2)
+    train.train(options, tiny_config("chained"), log=lambda line: None)
+    lines = []
+    rate_zero = {"muon_rate": 0.0, "adamw_rate": 0.0}
+    again = dataclasses.replace(
+        options, out=tmp_path / "second", start=options.out, max_steps=1, **rate_zero
+    )
+    train.train(again, tiny_config("chained"), log=lines.append)
+    first, second = (load_file(folder / "model.safetensors") for folder in (options.out, again.out))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", [Automaton, Chained])
+def test_curriculum_rises_when_the_longest_are_right(kind):
+    task = kind()
     rng = random.Random(0)
-    for _ in range(200):
+    for _ in range(400):
         steps = Steps(12, 1)
         batch = task.batch(rng, 8, steps)
         right = torch.nn.functional.one_hot(batch.targets.clamp(min=0), len(task.words)).float()
         task.observe(right, batch, steps)
-    assert task.level == tasks.MAX_STEPS
-    task = Automaton()
+    assert task.level == task.last_level > 1
+    task = kind()
     for _ in range(200):
         batch = task.batch(rng, 8, steps)
         task.observe(torch.randn(*batch.ids.shape, len(task.words)), batch, steps)

@@ -7,13 +7,12 @@ import torch
 from bench.gpu.graphs import capture
 from bench.gpu.random_model import random_model
 from bench.gpu.session import NO_TIMES, Session, rates
+from bench.random_models import full_wavefronts
 from rdkernels import ops
 from rdkernels.errors import RdkernelsError
 from rdkernels.models.blocks import Rows
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS
-from rdkernels.samplers.loop import Request, WavefrontLoop
-from rdkernels.samplers.policies import DiffusionForcing, Sampling
 from rdkernels.wavefront import Wavefront
 
 INNER_RECURRENCE = 4
@@ -101,10 +100,10 @@ def outer_step(
     """Wall time of ``WavefrontLoop.step`` with all wavefronts full and nothing ever committed."""
     times, reason = dict(NO_TIMES), None
     try:
-        loop = full_wavefronts(session, model, batch, rows)
+        loop = full_wavefronts(model, batch, session.context, rows, INNER_RECURRENCE)
         times = session.time_wall(loop.step)
-        if loop.rows.wavefront.num_rows != batch * rows:
-            raise RuntimeError(f"{loop.rows.wavefront.num_rows} rows in flight, not {batch * rows}")
+        if loop.num_rows != batch * rows:
+            raise RuntimeError(f"{loop.num_rows} rows in flight, not {batch * rows}")
     except (RdkernelsError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
     c = session.config
@@ -114,28 +113,3 @@ def outer_step(
     names = {"provider": model.backend or "best", "batch": batch, "rows": rows, "graph": False}
     names["inner_recurrence"] = INNER_RECURRENCE
     return {**names, "reason": reason, **times, **rates(moved, times, copy_bandwidth)}
-
-
-def full_wavefronts(
-    session: Session, model: RecurrentDepthModel, batch: int, rows: int
-) -> WavefrontLoop:
-    """A loop behind prompts of ``session.context`` tokens, grown to ``rows`` rows each."""
-    policy = DiffusionForcing(
-        num_steps=1,  # of the prompt: its K/V are as good as any
-        inner_recurrence=INNER_RECURRENCE,
-        exit_threshold=0.0,  # nothing converges
-        depth_limit=1 << 20,
-        headway=rows,
-        max_wavefront=rows,
-    )
-    length = session.context
-    generator = torch.Generator().manual_seed(5)
-    prompts = torch.randint(session.config.vocabulary, (batch, length), generator=generator)
-    request = Request(
-        prompts.tolist(), [length + rows + 2] * batch, list(range(batch)), stop_tokens=(), seed=0
-    )
-    loop = WavefrontLoop(model, policy, Sampling(), request)
-    loop.prefill()
-    while loop.rows.wavefront.num_rows < batch * rows:
-        loop.step()
-    return loop

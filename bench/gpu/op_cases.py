@@ -156,15 +156,19 @@ def row_linear(session: Session, rows: int) -> OpCase:
     return OpCase("row_linear", f"{rows} rows", (x, weight), moved, 2 * rows * c.width**2)
 
 
-def inject_state(session: Session, rows: int, noise: bool) -> OpCase:
+def inject_state(session: Session, rows: int, noise: bool, preserving: bool = False) -> OpCase:
+    """``preserving``: noise that keeps the variance."""
     width, device = session.config.width, session.device
     state, embed, previous = session.random(3, rows, width).unbind()
     depth = torch.arange(rows, dtype=torch.int32, device=device)
     weight = torch.full((rows,), 0.25, device=device) if noise else None
     keys = row_keys(session, rows) if noise else None
-    arguments = (state, embed, previous, depth, 0.1, weight, keys, 7, session.config.state_std)
+    mixed = (previous, depth, 0.1, weight, keys, 7, session.config.state_std, preserving)
     label = f"{rows} rows, momentum{' and noise' if noise else ''}"
-    return OpCase("inject_state", label, arguments, 6 * rows * width * state.element_size())
+    label += ", variance preserving" if preserving else ""
+    return OpCase(
+        "inject_state", label, (state, embed, *mixed), 6 * rows * width * state.element_size()
+    )
 
 
 def exit_update(session: Session, rows: int) -> OpCase:
@@ -249,6 +253,7 @@ def small_cases(session: Session) -> Iterator[OpCase]:
     yield row_linear(session, 5)
     yield inject_state(session, 5, noise=False)
     yield inject_state(session, 5, noise=True)
+    yield inject_state(session, 5, noise=True, preserving=True)
     yield exit_update(session, 5)
     yield truncated_normal(session, 5)
     for filters in ("greedy", "temperature", "top-k, top-p, min-p"):

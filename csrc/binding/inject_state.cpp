@@ -51,7 +51,8 @@ void inject_state_out(const Tensor& state, const Tensor& embed,
                       const std::optional<Tensor>& depth, double momentum,
                       const std::optional<Tensor>& noise_weight,
                       const std::optional<Tensor>& row_keys, int64_t seed, double noise_std,
-                      const Tensor& adapter_input, const Tensor& mixed_embed) {
+                      bool variance_preserving, const Tensor& adapter_input,
+                      const Tensor& mixed_embed) {
   const RdkDtype dtype = dtype_of(kOp, "state", state);
   expect_shape(kOp, "state", state, {kAny, kAny});
   const int64_t rows = state.size(0), width = state.size(1);
@@ -84,6 +85,7 @@ void inject_state_out(const Tensor& state, const Tensor& embed,
   params.adapter_stride = adapter_input.stride(0);
   params.mixed_stride = mixed_embed.stride(0);
   params.noise_std = static_cast<float>(noise_std);
+  params.variance_preserving = variance_preserving;
   params.seed = static_cast<uint64_t>(seed);
   launch(kOp, params, dtype, state, RDK_LAUNCHERS(inject_state));
 }
@@ -93,13 +95,13 @@ std::tuple<Tensor, Tensor> inject_state(const Tensor& state, const Tensor& embed
                                         const std::optional<Tensor>& depth, double momentum,
                                         const std::optional<Tensor>& noise_weight,
                                         const std::optional<Tensor>& row_keys, int64_t seed,
-                                        double noise_std) {
+                                        double noise_std, bool variance_preserving) {
   expect_shape(kOp, "state", state, {kAny, kAny});
   const int64_t rows = state.size(0), width = state.size(1);
   const Tensor adapter_input = torch::stable::new_empty(state, {rows, 2 * width});
   const Tensor mixed_embed = torch::stable::new_empty(state, {rows, width});
   inject_state_out(state, embed, previous_embed, depth, momentum, noise_weight, row_keys, seed,
-                   noise_std, adapter_input, mixed_embed);
+                   noise_std, variance_preserving, adapter_input, mixed_embed);
   return {adapter_input, mixed_embed};
 }
 

@@ -13,11 +13,12 @@ RDK_KERNEL void mix_momentum(const InjectStateParams& p, const T* now, const T* 
   });
 }
 
-// to = (1 - weight) * state + weight * noise
+// to = kept * state + weight * noise
 template <class T>
 RDK_KERNEL void mix_noise(const InjectStateParams& p, int64_t row, float weight, const T* state,
                           T* to) {
   const RandomKey key = key_of_row(p.row_keys + row * p.key_stride, p.seed, kStreamStateNoise);
+  const float kept = kept_share(weight, p.variance_preserving);
   uint32_t bits[kRandomChunk];
   float noise[kRandomChunk];
   for (int64_t channel = 0; channel < p.width; channel += kRandomChunk) {
@@ -26,8 +27,8 @@ RDK_KERNEL void mix_noise(const InjectStateParams& p, int64_t row, float weight,
     for (int i = 0; i < kRandomChunk; ++i) noise[i] = truncated_normal(bits[i]) * p.noise_std;
     const int64_t count = std::min<int64_t>(kRandomChunk, p.width - channel);
     for_each_vector<2>(count, [&](auto span, int) {
-      const Floats kept = (1.0f - weight) * read(state + channel, span);
-      write(to + channel, span, kept + weight * load<Floats>(noise + span.at));
+      const Floats rest = kept * read(state + channel, span);
+      write(to + channel, span, rest + weight * load<Floats>(noise + span.at));
     });
   }
 }

@@ -3,7 +3,8 @@
     python -m examples.demo_training.evaluate --model demo-automaton --problems 104
 
 Autoregressive decoding at r = 1, 2, 4, 8, 16, 32 and diffusion forcing at r' = 1, 2, 4, on held-out
-problems. ``--by-steps`` splits the automaton's accuracy by the step count K of its problems.
+problems. ``--by-steps`` splits an automaton's accuracy by the step count K of its problems;
+``--trade-offs`` adds exit thresholds and headways of diffusion forcing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import rdkernels
 from rdkernels.comparison import Contender, compare, contenders
 from rdkernels.errors import RdkernelsError
 from rdkernels.models.demo import Problem, load_problems
+from rdkernels.samplers import DiffusionForcing
 from rdkernels.terminal import ComparisonProgress, comparison_table
 
 
@@ -41,6 +43,19 @@ def automaton_steps(problem: Problem) -> int | None:
     """K of an automaton problem, None for any other."""
     word = problem.prompt.split()[2]
     return int(word[1:]) if word[:1] == "t" and word[1:].isdigit() else None
+
+
+def trade_offs() -> list[Contender]:
+    """Diffusion forcing over r', exit threshold and headway."""
+    return [
+        Contender(
+            f"eps={threshold:g} headway={headway}",
+            DiffusionForcing(inner_recurrence=inner, exit_threshold=threshold, headway=headway),
+        )
+        for headway in (1, 2)
+        for inner in (4, 2, 1)
+        for threshold in (0.003, 0.01, 0.03, 0.1, 0.3)
+    ]
 
 
 def by_steps_table(problems: Sequence[Problem], correct: dict[str, list[bool]]) -> Table:
@@ -66,6 +81,9 @@ def main() -> None:
     parser.add_argument(
         "--by-steps", action="store_true", help="split an automaton's accuracy by K"
     )
+    parser.add_argument(
+        "--trade-offs", action="store_true", help="also vary the exit threshold and the headway"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
@@ -75,7 +93,7 @@ def main() -> None:
         parser.error(str(error))
     if arguments.by_steps and any(automaton_steps(problem) is None for problem in problems):
         parser.error("--by-steps: these are not automaton problems")
-    entrants = contenders(sweep=True)
+    entrants = contenders(sweep=True) + (trade_offs() if arguments.trade_offs else [])
     with _ByProblem(len(problems) * len(entrants)) as progress:
         rows = compare(
             model, problems, entrants, batch_size=arguments.batch_size, observer=progress

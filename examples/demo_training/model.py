@@ -167,6 +167,15 @@ class TrainingModel(nn.Module):
             x = block(x, self.cos_sin[:, : x.shape[1]])
         return F.linear(self.transformer["ln_f"](x), self.transformer["wte"].weight).float()
 
+    @torch.no_grad()
+    def warm_state(self, ids: Tensor, num_steps: int, fresh: Tensor) -> Tensor:
+        """States after ``num_steps`` iterations, begun again where ``fresh [B, S]`` says so."""
+        embedding = self.embed(ids)
+        state = self.initial_state(embedding)
+        for _ in range(num_steps):
+            state = self.iterate(state, embedding)
+        return torch.where(fresh[..., None], self.initial_state(embedding), state)
+
     def forward(
         self,
         ids: Tensor,

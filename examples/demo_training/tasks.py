@@ -12,6 +12,7 @@ Training draws from ``random.Random(<int>)``, the held-out sets from ``random.Ra
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,9 +140,58 @@ def automaton(rng: random.Random, steps: int, known_steps: int | None = None) ->
     return Example(" ".join(prompt), answer, answer)
 
 
-# --- both -----------------------------------------------------------------------------------------
+# --- chained --------------------------------------------------------------------------------------
 
-TASK_WORDS = {"word-problems": WORD_PROBLEM_WORDS, "automaton": AUTOMATON_WORDS}
+CHAIN_WIDTH = 12
+CHAIN_MAX_STEPS = 16
+CHAIN_MARKS = ("r2", "r3", "r4", "r5", "r6", "r7", "#")  # before each generated row but the first
+# One to one, and in long cycles whatever the left neighbour: a chain keeps its entropy.
+SUBSTITUTION = (6, 8, 9, 0, 1, 2, 4, 7, 5, 3)
+CHAINED_WORDS = (
+    *SPECIAL_WORDS,
+    *DIGITS,
+    "<chain>",
+    *(f"t{steps}" for steps in range(1, CHAIN_MAX_STEPS + 1)),
+    *CHAIN_MARKS,
+)
+
+
+def chain_row(row: Sequence[int], steps: int) -> list[int]:
+    """The row after ``row``: every digit goes through ``steps`` steps of its own.
+
+    A step adds the left neighbour (as it stands in ``row``; 0 for the first digit) and substitutes
+    the last digit of the sum. Neighbours do not move meanwhile, so a decoder finds all it needs in
+    the tokens before it, however many iterations those have had.
+    """
+    result = []
+    for left, digit in zip([0, *row[:-1]], row, strict=True):
+        for _ in range(steps):
+            digit = SUBSTITUTION[(digit + left) % 10]
+        result.append(digit)
+    return result
+
+
+def chained(rng: random.Random, steps: int) -> Example:
+    """A random row of digits, then eight rows of which each is ``steps`` steps from the one before
+    it. The last row, after ``#``, is the value."""
+    row = [rng.randrange(10) for _ in range(CHAIN_WIDTH)]
+    prompt = ["<bos>", "<chain>", f"t{steps}", *map(str, row), "<ans>"]
+    answer: list[str] = []
+    for mark in ("", *CHAIN_MARKS):
+        row = chain_row(row, steps)
+        answer += [*mark.split(), *map(str, row)]
+    return Example(" ".join(prompt), " ".join(answer), " ".join(map(str, row)))
+
+
+# --- all -----------------------------------------------------------------------------------------
+
+TASK_WORDS = {
+    "word-problems": WORD_PROBLEM_WORDS,
+    "automaton": AUTOMATON_WORDS,
+    "chained": CHAINED_WORDS,
+}
+# K of the held-out chains, in turn: three quarters are above 8.
+_CHAINED_STEPS = (2, 4, 6, 8, *range(9, 17), *range(13, 17))
 
 
 def held_out(task: str, count: int = 256) -> list[Example]:
@@ -155,12 +205,15 @@ def held_out(task: str, count: int = 256) -> list[Example]:
     rngs = (random.Random(f"held-out {task} {index}") for index in range(count))
     if task == "word-problems":
         return [word_problem(rng) for rng in rngs]
+    if task == "chained":
+        cycle = itertools.cycle(_CHAINED_STEPS)
+        return [chained(rng, steps) for rng, steps in zip(rngs, cycle, strict=False)]
     return [automaton(rng, steps=1 + index % MAX_STEPS) for index, rng in enumerate(rngs)]
 
 
 def problem_record(task: str, example: Example) -> dict[str, str | int]:
     """The entry of ``problems.json`` for one problem."""
-    if task == "word-problems":
+    if task != "automaton":
         return {"prompt": example.prompt, "answer": example.answer, "value": example.value}
     return {
         "prompt": example.prompt,

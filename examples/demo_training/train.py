@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from examples.demo_training.curriculum import IGNORED, TRAINING_TASKS, Automaton, WordProblems
+from examples.demo_training.curriculum import IGNORED, TRAINING_TASKS, TrainingTask
 from examples.demo_training.make_problems import write_problems
 from examples.demo_training.model import TrainingModel
 from examples.demo_training.optimizer import MixedPrecisionOptimizer
@@ -35,7 +35,11 @@ _SAVE_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Options:
-    """A training run. It ends after ``minutes`` or ``max_steps``, whichever comes first."""
+    """A training run. It ends after ``minutes`` or ``max_steps``, whichever comes first.
+
+    ``start``: a folder that a run wrote, to train on from its weights. The curriculum then begins
+    at ``level``, by default its end.
+    """
 
     task: str
     out: Path
@@ -46,9 +50,11 @@ class Options:
     adamw_rate: float = 3e-3
     dtype: torch.dtype = torch.bfloat16
     compile: bool = True
+    start: Path | None = None
+    level: int | None = None
 
 
-def demo_config(task: WordProblems | Automaton) -> ModelConfig:
+def demo_config(task: TrainingTask) -> ModelConfig:
     """The shape of the shipped models: 0.85M parameters, prelude 1, core 2, coda 1."""
     return ModelConfig(
         width=128,
@@ -80,8 +86,13 @@ def train(
     torch.manual_seed(options.seed)
     rng = random.Random(options.seed)
     task = TRAINING_TASKS[options.task]()
+    masters = TrainingModel(config or demo_config(task))
+    if options.start is not None:
+        weights = load_file(str(options.start / "model.safetensors"))
+        masters.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        task.level = options.level or task.last_level
     optimizer = MixedPrecisionOptimizer(
-        TrainingModel(config or demo_config(task)),
+        masters,
         options.muon_rate,
         options.adamw_rate,
         options.dtype,
@@ -96,7 +107,9 @@ def train(
     while (progress := _progress(options, len(losses), time.monotonic() - began)) < 1:
         steps = task.steps(rng)
         batch = task.batch(rng, task.batch_size, steps)
-        logits = model(batch.ids, steps.total, steps.backprop)
+        warm = batch.warm
+        state = model.warm_state(warm.ids, warm.steps, warm.fresh) if warm else None
+        logits = model(batch.ids, steps.total, steps.backprop, state)
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
         loss.backward()
         optimizer.step(schedule(progress, len(losses), task.decay))
@@ -157,6 +170,9 @@ def main() -> None:
     parser.add_argument("--task", choices=sorted(TRAINING_TASKS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--start", type=Path, help="a folder to train on from")
+    parser.add_argument("--level", type=int, help="where the curriculum begins with --start")
+    parser.add_argument("--muon-rate", type=float, default=Options.muon_rate)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="one is fastest at this size")
     parser.add_argument("--no-compile", action="store_true", help="where there is no C++ compiler")
@@ -164,7 +180,15 @@ def main() -> None:
     if arguments.minutes <= 0:
         parser.error(f"--minutes: expected more than 0, got {arguments.minutes}")
     torch.set_num_threads(arguments.threads)
-    options = Options(arguments.task, arguments.out, arguments.minutes, seed=arguments.seed)
+    options = Options(
+        arguments.task,
+        arguments.out,
+        arguments.minutes,
+        seed=arguments.seed,
+        muon_rate=arguments.muon_rate,
+        start=arguments.start,
+        level=arguments.level,
+    )
     train(
         replace(options, compile=not arguments.no_compile), log=lambda line: print(line, flush=True)
     )

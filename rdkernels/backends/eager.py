@@ -217,6 +217,7 @@ def inject_state(
     row_keys: torch.Tensor | None,
     seed: int,
     noise_std: float,
+    variance_preserving: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = state.dtype
     if previous_embed is not None:
@@ -226,9 +227,12 @@ def inject_state(
         noise = philox.truncated_normal(
             row_keys, state.size(1), noise_std, seed, philox.STREAM_STATE_NOISE
         )
-        weight = _wide(noise_weight).unsqueeze(1)
         wide = _wide(state)
-        mixed = (1.0 - weight) * wide + weight * noise.to(wide.dtype)
+        weight = noise_weight.to(wide.dtype).unsqueeze(1)
+        kept = 1.0 - weight
+        if variance_preserving:  # 1 - w**2 as a product, which has all its digits near w = 1
+            kept = (kept * (1.0 + weight)).clamp(min=0.0).sqrt()
+        mixed = kept * wide + weight * noise.to(wide.dtype)
         state = torch.where(weight > 0, mixed.to(dtype), state)
     return torch.cat((state, embed), dim=1), embed.clone()
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def demo(
     model: Annotated[
-        str, typer.Option(help="demo, demo-automaton, or a folder with problems.json.")
+        str,
+        typer.Option(help="demo, demo-automaton, demo-chained, or a folder with problems.json."),
     ] = "demo",
     problems: Annotated[int, typer.Option(min=1, help="Held-out problems to answer.")] = 20,
     num_steps: Annotated[int, typer.Option(min=1, help="Iterations per token, r.")] = 32,

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 # Typer carries its own copy of click in new releases and the public one in old ones.
 UsageError = typer.BadParameter.__base__
 
-Model = Annotated[str, typer.Option(help="A model folder, demo or demo-automaton.")]
+Model = Annotated[
+    str, typer.Option(help="A model folder, or demo, demo-automaton or demo-chained.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[

@@ -84,7 +84,7 @@ def load_model(
     weights: str | None = None,
     backend: str | None = None,
 ) -> RecurrentDepthModel:
-    """Load a model folder, or a shipped demo model by name (``"demo"``, ``"demo-automaton"``).
+    """Load a model folder, or a shipped demo model by name (``"demo"``, ``"demo-automaton"``, ...).
 
     Files are memory-mapped and tensors converted one by one, so a second copy of the model never
     exists; where neither dtype nor device changes, the weights stay mapped.

@@ -43,11 +43,11 @@ def _eager(
     row_keys: torch.Tensor | None,
     seed: int,
     noise_std: float,
+    variance_preserving: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(state, embed, previous_embed, depth, momentum, noise_weight, row_keys)
-    return eager.inject_state(
-        state, embed, previous_embed, depth, momentum, noise_weight, row_keys, seed, noise_std
-    )
+    noise = (noise_weight, row_keys, seed, noise_std, variance_preserving)
+    return eager.inject_state(state, embed, previous_embed, depth, momentum, *noise)
 
 
 def _fake(
@@ -58,8 +58,8 @@ def _fake(
 
 OP = define(
     "inject_state(Tensor state, Tensor embed, Tensor? previous_embed, Tensor? depth, "
-    "float momentum, Tensor? noise_weight, Tensor? row_keys, int seed, float noise_std) "
-    "-> (Tensor, Tensor)",
+    "float momentum, Tensor? noise_weight, Tensor? row_keys, int seed, float noise_std, "
+    "bool variance_preserving) -> (Tensor, Tensor)",
     eager=_eager,
     fake=_fake,
     check=_check,
@@ -77,6 +77,7 @@ def inject_state(
     row_keys: torch.Tensor | None = None,
     seed: int = 0,
     noise_std: float = 1.0,
+    variance_preserving: bool = False,
     *,
     backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,6 +89,9 @@ def inject_state(
     (3 deviations) keyed by ``(seed, row_keys)``. Mixed in fp32, rounded once. arXiv 2510.14961,
     sections on stabilising (momentum eta, noise beta).
 
+    With ``variance_preserving``, ``s = sqrt(1 - w**2) * state + w * z``: a state as large as the
+    noise keeps its size. Beyond ``w = 1`` no state is left.
+
     Args:
         state: ``[N, D]`` latent states (fp32, bf16, fp16; fp64: eager only).
         embed: ``[N, D]`` prelude output of each row's current token.
@@ -98,6 +102,7 @@ def inject_state(
         row_keys: ``[N, 3]`` int32 (sequence id, position, step); needed with ``noise_weight``.
         seed: 64-bit seed of the noise.
         noise_std: deviation of ``z``.
+        variance_preserving: which factor the state has beside noise.
         backend: force ``native``, ``triton`` or ``eager``.
 
     Returns:
@@ -109,4 +114,5 @@ def inject_state(
     """
     tensors = (state, embed, previous_embed)
     function = OP.provider(state, backend, tensors)
-    return function(*tensors, depth, momentum, noise_weight, row_keys, seed, noise_std)
+    noise = (noise_weight, row_keys, seed, noise_std, variance_preserving)
+    return function(*tensors, depth, momentum, *noise)

@@ -299,6 +299,7 @@ class LosslessWavefront(Sampler):
             depth_limit=self.num_steps,
             max_wavefront=-(-self.num_steps // self.draft_depth),
             restart=True,
+            distinct_depths=True,
             slots=self.num_steps if self.slots is None else self.slots,
         )
 

@@ -62,6 +62,7 @@ class WavefrontPolicy:
         momentum: moving average on the input embedding.
         headway, max_wavefront: growth of the front.
         restart: rows in flight are right or start anew; see ``advance_wavefront``.
+        distinct_depths: no two rows of a sequence are ever at the same depth.
         inner_exit_threshold: hold a row for the rest of an outer step once a single iteration has
             moved it by less; None never does.
         full_prefill: whether the prompt is computed at ``num_steps`` iterations before anything is
@@ -81,6 +82,7 @@ class WavefrontPolicy:
     headway: int = 1
     max_wavefront: int = 1
     restart: bool = False
+    distinct_depths: bool = False
     inner_exit_threshold: float | None = None
     full_prefill: bool = True
     initial_state_scale: float = 1.0
@@ -105,6 +107,11 @@ class WavefrontPolicy:
         """Whether every outer step decodes: predictions are consumed, or all rows settle anyway."""
         settles = all(p.commits and p.iterations >= self.depth_limit for p in self.phases)
         return self.max_wavefront > 1 or self.criterion.needs_logits or settles
+
+    @property
+    def rows_stand_alone(self) -> bool:
+        """Whether, in every iteration, no two rows of a sequence work on one slot."""
+        return self.max_wavefront == 1 or (self.distinct_depths and self.slots >= self.num_steps)
 
     @property
     def is_static(self) -> bool:

@@ -157,7 +157,8 @@ class OuterStepProgram:
 
     def _inject(self, rows: RowTensors) -> None:
         policy = self.policy
-        noise = None if policy.noise is None else policy.noise.weight(rows.depth)
+        schedule = policy.noise
+        noise = None if schedule is None else schedule.weight(rows.depth)
         self._ops.inject_state_out(
             rows.previous_state,
             rows.embed,
@@ -168,6 +169,7 @@ class OuterStepProgram:
             None if noise is None else rows.key,
             self.seed,
             self.model.config.state_std,
+            schedule is not None and schedule.preserves_variance,
             out=(rows.adapter_input, rows.mixed_embed),
         )
 
@@ -223,6 +225,10 @@ class OuterStepProgram:
         if self._core is not None:
             return self._core if active is None else self._core._replace(active=active)
         slot = depth.long() % self.cache.slots
+        if self.policy.rows_stand_alone:
+            tables = self.cache.core_page_tables()[wavefront.row_sequence, slot]
+            bounds = torch.arange(len(slot) + 1, dtype=torch.int32, device=slot.device)
+            return Rows(tables, bounds, wavefront.row_position.int(), active)
         return _rows_by_slot(replace(wavefront, active=active), slot, self.cache.core_page_tables())
 
     def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:

@@ -20,7 +20,7 @@ from tests.support.philox_reference import random_keys
 OP = "inject_state"
 
 
-def reference(state, embed, previous, depth, momentum, weight, keys, seed, std, wide):
+def reference(state, embed, previous, depth, momentum, weight, keys, seed, std, preserving, wide):
     """The equations of the docstring for every row by itself, in the dtype ``wide``."""
     states, embeds = [], []
     for i in range(state.size(0)):
@@ -32,7 +32,8 @@ def reference(state, embed, previous, depth, momentum, weight, keys, seed, std, 
                 keys[i : i + 1], state.size(1), std, seed, philox_reference.STATE_NOISE
             )
             w = weight[i].item()
-            s = (1 - w) * s + w * z[0].to(wide)
+            kept = max(1 - w * w, 0.0) ** 0.5 if preserving else 1 - w
+            s = kept * s + w * z[0].to(wide)
         states.append(s)
         embeds.append(e)
     empty = state.new_empty(0, state.size(1), dtype=wide)
@@ -40,13 +41,13 @@ def reference(state, embed, previous, depth, momentum, weight, keys, seed, std, 
     return torch.cat((s, e), dim=1), e
 
 
-def check(provider, device, tensors, momentum=0.0, seed=0, std=1.0):
+def check(provider, device, tensors, momentum=0.0, seed=0, std=1.0, preserving=False):
     state, embed, previous, depth, weight, keys = tensors
     on_device = [None if t is None else t.to(device) for t in tensors]
     got = inject_state(
-        *on_device[:4], momentum, *on_device[4:], seed, std, backend=provider
+        *on_device[:4], momentum, *on_device[4:], seed, std, preserving, backend=provider
     )  # fmt: skip
-    arguments = (state, embed, previous, depth, momentum, weight, keys, seed, std)
+    arguments = (state, embed, previous, depth, momentum, weight, keys, seed, std, preserving)
     same = reference(*arguments, torch.float32)
     exact = reference(*arguments, torch.float64)
     for out, plain, want in zip(got, same, exact, strict=True):
@@ -75,6 +76,9 @@ def test_values(rows, width, momentum, provider, device, dtype, seed):
         provider, device, [state, embed, previous, depth, weight, keys], momentum, seed, 0.5
     )
     assert out.shape == (rows, 2 * width) and mixed.shape == (rows, width)
+    check(
+        provider, device, [state, embed, previous, depth, weight, keys], momentum, seed, 0.5, True
+    )
 
 
 def test_plain_concatenation_is_exact(provider, device, dtype, seed):
@@ -126,6 +130,35 @@ def test_full_noise_replaces_the_state(provider, device, seed):
     )  # fmt: skip
     want = philox_reference.truncated_normal(keys, 10, 2.0, seed, philox_reference.STATE_NOISE)
     assert torch.allclose(out[:, :10].double().cpu(), want, atol=1e-4)
+
+
+def test_variance_preserving_noise(provider, device, dtype, seed):
+    """By hand, with weights near 1, where ``1 - w**2`` has few digits, and beyond it."""
+    weight = torch.tensor([0.6, 0.8, 0.999, 1 - 2**-24, 1.0, 1.5])
+    kept = torch.tensor([0.8, 0.6, 0.0447101778, 3.45267e-4, 0.0, 0.0])
+    keys = random_keys(6)
+    state, embed, *_ = draw(6, 40, dtype)
+    tensors = (state, embed, weight, keys)
+    state_, embed_, weight_, keys_ = (t.to(device) for t in tensors)
+    out, _ = inject_state(
+        state_, embed_, noise_weight=weight_, row_keys=keys_, seed=seed, noise_std=1.0,
+        variance_preserving=True, backend=provider,
+    )  # fmt: skip
+    z = philox_reference.truncated_normal(keys, 40, 1.0, seed, philox_reference.STATE_NOISE)
+    exact = kept[:, None].double() * state.double() + weight[:, None].double() * z
+    same = (kept[:, None] * state.float() + weight[:, None] * z.float()).to(dtype)
+    assert_close_to_reference(out[:, :40].cpu(), same, exact)
+
+
+def test_variance_preserving_noise_keeps_the_size(provider, device, seed):
+    state = torch.randn(4, 4096, device=device)
+    weight = torch.tensor([0.1, 0.5, 0.8, 1.0], device=device)
+    keys = random_keys(4, device)
+    options = {"noise_weight": weight, "row_keys": keys, "seed": seed, "backend": provider}
+    out, _ = inject_state(state, state, variance_preserving=True, **options)
+    assert out[:, :4096].std(dim=1).cpu() == pytest.approx(1.0, abs=0.06)
+    shrunk, _ = inject_state(state, state, **options)
+    assert shrunk[1, :4096].std() < 0.8
 
 
 def test_noise_changes_with_the_step(provider, device, seed):

@@ -173,6 +173,7 @@ class EmulatedOps:
         row_keys: torch.Tensor | None,
         seed: int,
         noise_std: float,
+        variance_preserving: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         state, embed = _rows(state), _rows(embed)
         rows, width = state.shape
@@ -198,6 +199,7 @@ class EmulatedOps:
             "momentum": momentum,
             "one_minus_momentum": 1.0 - momentum,
             "noise_std": noise_std,
+            "variance_preserving": variance_preserving,
             "seed": seed % 2**64,
         }
         self._launch("inject_state", fields, DTYPES[state.dtype])

@@ -29,6 +29,7 @@ py::dict run(const py::dict& values, int dtype, const py::kwargs& arguments) {
   p.momentum = fields.number("momentum");
   p.one_minus_momentum = fields.number("one_minus_momentum");
   p.noise_std = fields.number("noise_std");
+  p.variance_preserving = fields.integer("variance_preserving") != 0;
   p.seed = fields.bits("seed");
   fields.check_all_used();
 

@@ -48,12 +48,14 @@ class Case:
     row_keys: torch.Tensor | None = None
     seed: int = 0
     noise_std: float = 1.0
+    variance_preserving: bool = False
 
     def eager(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         previous = None if self.previous_embed is None else self.previous_embed.to(dtype)
         floats = (self.state.to(dtype), self.embed.to(dtype), previous)
         rest = (self.depth, self.momentum, self.noise_weight, self.row_keys)
-        return eager.inject_state(*floats, *rest, self.seed, self.noise_std)
+        options = (self.seed, self.noise_std, self.variance_preserving)
+        return eager.inject_state(*floats, *rest, *options)
 
     def run(self, kernels, gap: int = 0, mixed: torch.Tensor | None = None, **options):
         """(adapter_input, mixed_embed, report) of one emulated launch."""
@@ -82,6 +84,7 @@ class Case:
             "momentum": self.momentum,
             "one_minus_momentum": 1.0 - self.momentum,
             "noise_std": self.noise_std,
+            "variance_preserving": self.variance_preserving,
             "seed": self.seed % 2**64,
         }
         report = kernels.run(fields, DTYPES[self.state.dtype], **options)
@@ -126,8 +129,16 @@ def make_case(
 def test_values(kernels, dtype, width, momentum, noise):
     for place, gap in ((aligned, 0), (unaligned, 0), (aligned, 1)):
         case = make_case(width, width, dtype, momentum=momentum, noise=noise, place=place)
-        adapter, mixed, _ = case.run(kernels, gap)
-        case.check(adapter, mixed)
+        case.check(*case.run(kernels, gap)[:2])
+        case = replace(case, variance_preserving=True)
+        case.check(*case.run(kernels, gap)[:2])
+
+
+@pytest.mark.parametrize("weight", [0.6, 0.9999, 1.0, 1.5])
+def test_variance_preserving_noise_near_and_beyond_one(kernels, weight):
+    case = make_case(10, 24, torch.float32)
+    case = replace(case, noise_weight=torch.full((5,), weight), variance_preserving=True)
+    case.check(*case.run(kernels)[:2])
 
 
 def test_rows_that_are_not_mixed_are_copied_bit_for_bit(kernels):

@@ -1,8 +1,8 @@
 """CUDA graphs on the CPU: capture records torch ops without effect, replay runs them again.
 
 As on a GPU, a replay has the addresses and the Python values of its capture: what the ops made then
-is overwritten, and memory that has been given up since is written all the same. As on a GPU, reading
-a value back while a graph is captured is an error.
+is overwritten, and memory that has been given up since is written all the same. As on a GPU,
+reading a value back while a graph is captured is an error.
 """
 
 from __future__ import annotations

@@ -76,8 +76,9 @@ def _inject_state(rows: int, dtype: torch.dtype) -> list[Arguments]:
     state, embed, previous = _normal(3, rows, WIDTH, dtype=dtype).unbind()
     depth = torch.arange(rows, dtype=torch.int32) % 3
     return [
-        (state, embed, previous, depth, 0.1, torch.rand(rows), _row_keys(rows), 7, 0.5),
-        (state, embed, None, None, 0.0, None, None, 0, 1.0),
+        (state, embed, previous, depth, 0.1, torch.rand(rows), _row_keys(rows), 7, 0.5, True),
+        (state, embed, None, None, 0.0, torch.rand(rows), _row_keys(rows), 7, 0.5, False),
+        (state, embed, None, None, 0.0, None, None, 0, 1.0, False),
     ]
 
 
@@ -130,11 +131,13 @@ def _blocks(rows: int, dtype: torch.dtype) -> BlockCase:
 
 
 def _transformer_blocks(rows: int, dtype: torch.dtype) -> list[Arguments]:
-    return [_blocks(rows, dtype).block_arguments(), _blocks(rows, dtype).block_arguments(False)]
+    int8 = _blocks(rows, dtype).int8()
+    return [_blocks(rows, dtype).block_arguments(), int8.block_arguments(False)]
 
 
 def _core_iterations(rows: int, dtype: torch.dtype) -> list[Arguments]:
-    return [_blocks(rows, dtype).core_arguments(2)]
+    case = _blocks(rows, dtype)
+    return [case.core_arguments(2), case.fresh().int8().core_arguments(2)]
 
 
 def _sample_tokens(rows: int, dtype: torch.dtype) -> list[Arguments]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import rdkernels as rdk
+from rdkernels.samplers.noise import NOISE_SCHEDULES
 
 CHOICES = {
     "greedy": rdk.Sampling(),
@@ -39,6 +40,9 @@ SAMPLERS = {
     "zero-states": replace(EAGER, initial_state_scale=0.0),
     "token-stable": replace(EAGER, freeze_rule=rdk.TokenStable(1), criterion="cosine"),
     "constant-noise": replace(EAGER, noise=0.2, noise_schedule="constant", exit_threshold=0.4),
+    "variance-preserving-noise": replace(
+        EAGER, noise=0.6, noise_schedule="variance-preserving", exit_threshold=0.4
+    ),
     "entropy": replace(
         EAGER, noise=0.5, noise_schedule="hyperbolic", criterion="entropy-diff", exit_threshold=0.1
     ),
@@ -94,7 +98,7 @@ def random_diffusion(rng: random.Random) -> rdk.DiffusionForcing:
         depth_limit=rng.choice([None, rng.randint(1, 8)]),
         freeze_rule=rng.choice([*rules, rdk.TokenStable(rng.randint(1, 2))]),
         criterion=criterion,
-        noise_schedule=rng.choice(["linear", "hyperbolic", "constant"]),
+        noise_schedule=rng.choice(NOISE_SCHEDULES),
         inner_exit_threshold=inner,
         full_prefill=full,
         initial_state_scale=rng.choice([1.0, 0.0]),

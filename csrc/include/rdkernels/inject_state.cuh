@@ -1,8 +1,8 @@
 // The CUDA kernel of inject_state. A thread makes one chunk of s and the same chunk of e:
 //
-//   state  [ .. c .. ] --(1-w), w*z--> adapter_input [ .. c .. | ........ ]
-//   embed  [ .. c .. ] --momentum----> adapter_input [ ........ | .. c .. ], mixed_embed [ .. c ..
-//   ]
+//   state  [ .. c .. ] --noise-----> adapter_input [ .. c .. | ........ ]
+//   embed  [ .. c .. ] --momentum--> adapter_input [ ........ | .. c .. ]
+//                                    mixed_embed   [ .. c .. ]
 //
 // Per element two reads (three with momentum) and three writes; noise is made in registers. Whether
 // a row is mixed is the same for all threads of a block, so the branches cost nothing.
@@ -13,19 +13,19 @@
 
 namespace rdk {
 
-// (1 - w) * state + w * z
+// kept * state + w * z
 template <class T, bool kAligned>
 RDK_DEVICE void mix_noise(const InjectStateParams& p, int64_t row, int64_t first, float weight,
                           Chunk<T, kAligned>& state) {
   constexpr int kElements = Chunk<T, kAligned>::kElements;
+  const float kept = kept_share(weight, p.variance_preserving);
   const int32_t* row_key = p.row_keys + row * p.key_stride;
   uint32_t bits[kElements];
   random_bits(load_random_key(row_key, p.seed, kStreamStateNoise), first, bits);
 #pragma unroll
   for (int i = 0; i < kElements; ++i) {
     const float noise = truncated_normal(bits[i]) * p.noise_std;
-    const float mixed = (1.0f - weight) * to_float(state.elements[i]) + weight * noise;
-    state.elements[i] = from_float<T>(mixed);
+    state.elements[i] = from_float<T>(kept * to_float(state.elements[i]) + weight * noise);
   }
 }
 

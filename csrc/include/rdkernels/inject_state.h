@@ -1,15 +1,19 @@
 // inject_state: momentum on the input embedding, noise on the state, and their concatenation.
 //
-//   e = momentum * previous_embed + (1 - momentum) * embed      where depth > 0, else embed
-//   s = (1 - w) * state + w * z                                 where w = noise_weight > 0, else
-//   state adapter_input = s | e       mixed_embed = e
+//   e = momentum * previous_embed + (1 - momentum) * embed  where depth > 0, else embed
+//   s = kept(w) * state + w * z                             where w = noise_weight > 0, else state
+//   adapter_input = s | e       mixed_embed = e
 //
+// kept(w) is 1 - w, or sqrt(1 - w^2), which keeps the size of a state as large as the noise.
 // z is truncated normal of deviation noise_std, keyed by (seed, row_keys). Arithmetic in fp32,
 // rounded once; where nothing is mixed, bits are copied, and previous_embed is not read.
 // mixed_embed may be embed or previous_embed itself (not a shifted view).
 #pragma once
 
+#include <cmath>
+
 #include "rdkernels/api.h"
+#include "rdkernels/portability.h"
 
 struct InjectStateParams {
   const void* state;           // [rows, width]
@@ -31,9 +35,21 @@ struct InjectStateParams {
   float momentum;
   float one_minus_momentum;  // rounded from fp64: not the same as 1 - momentum in fp32
   float noise_std;
+  bool variance_preserving;
   uint64_t seed;
 };
 
 extern "C" int rdk_inject_state_cpu(const InjectStateParams* params, int dtype,
                                     RdkParallelFor parallel_for);
 extern "C" int rdk_inject_state_cuda(const InjectStateParams* params, int dtype, void* stream);
+
+namespace rdk {
+
+// The factor on the state beside noise of weight w; no state is left beyond w = 1. 1 - w^2 as a
+// product, because the difference has few digits left where w is near 1.
+RDK_HOST_DEVICE float kept_share(float weight, bool variance_preserving) {
+  const float rest = 1.0f - weight;
+  return variance_preserving ? sqrtf(fmaxf(rest * (1.0f + weight), 0.0f)) : rest;
+}
+
+}  // namespace rdk

@@ -33,6 +33,7 @@ def inject_state_kernel(
     embed_stride,
     previous_stride,
     key_stride,
+    PRESERVE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -52,7 +53,10 @@ def inject_state_kernel(
         if weight > 0:
             bits = random_words(row_keys + row * key_stride, seed, _NOISE, first, BLOCK)
             noise = truncated_normal(bits) * noise_std
-            s = narrowed((1.0 - weight) * widened(s) + weight * noise, s.dtype)
+            keep = 1.0 - weight
+            if PRESERVE:
+                keep = tl.sqrt_rn(tl.maximum(keep * (1.0 + weight), 0.0))
+            s = narrowed(keep * widened(s) + weight * noise, s.dtype)
 
     adapter_row = adapter_input + row * 2 * width
     tl.store(adapter_row + channel, s, mask=exists)
@@ -70,6 +74,7 @@ def inject_state(
     row_keys: torch.Tensor | None,
     seed: int,
     noise_std: float,
+    variance_preserving: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     state, embed = contiguous_rows(state), contiguous_rows(embed)
     rows, width = state.shape
@@ -90,6 +95,7 @@ def inject_state(
         *(width, momentum, 1.0 - momentum, seed, noise_std),
         *(state.stride(0), embed.stride(0), previous_stride, key_stride),
         on=state,
+        PRESERVE=variance_preserving,
         **tile,
     )
     return adapter_input, mixed_embed

@@ -1,11 +1,13 @@
-"""The two trained demo models and their held-out problems, scored by exact answer.
+"""The three trained demo models and their held-out problems, scored by exact answer.
 
 ``demo``            worked word problems: readable, right after two iterations.
 ``demo-automaton``  rule 110 iterated K = 1..8 times in latent space: accuracy needs depth.
+``demo-chained``    eight rows of digits, each K = 2..16 steps from the row before it, all in latent
+                    space: every generated token needs depth, up to 8 iterations.
 
 Each folder holds ``config.json``, ``model.safetensors``, ``tokenizer.json`` and ``problems.json``;
 any folder with these four files works with :func:`load_problems` and ``rdkernels demo --model``.
-``examples/demo_training`` trains both from nothing.
+``examples/demo_training`` trains them from nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ _HERE = Path(__file__).resolve().parent
 DEMO_MODELS: dict[str, Path] = {
     "demo": _HERE / "word_problems",
     "demo-automaton": _HERE / "automaton",
+    "demo-chained": _HERE / "chained",
 }
 STOP_WORD = "<eos>"
 _VALUE_MARK = "#"  # in a word problem's answer, the result follows this word
@@ -39,7 +42,8 @@ class Problem:
     """One held-out problem.
 
     ``prompt`` and ``answer`` are words separated by spaces; ``answer`` excludes the stop word.
-    ``value`` is the result alone: what follows ``#`` in a word problem, all bits in the automaton.
+    ``value`` is the result alone: what follows ``#`` in a word problem or a chain, all bits in the
+    automaton.
     ``words`` turns token ids into words, so that generated ids can be scored as they are; empty
     where the tokenizer's tokens are parts of words, and then only text can be scored.
     """

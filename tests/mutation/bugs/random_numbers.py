@@ -125,6 +125,14 @@ _INJECT_STATE = (
         "all rows get the same noise",
         _MIXED,
     ),
+    Bug(
+        "inject_state/variance-lost",
+        "inject_state.cuh",
+        "kept_share(weight, p.variance_preserving)",
+        "kept_share(weight, false)",
+        "states shrink under noise that should keep their size",
+        _MIXED,
+    ),
 )
 
 BUGS = (*_TRUNCATED_NORMAL, *_INJECT_STATE)

@@ -1,0 +1,143 @@
+"""One iteration of the core block over 1 to 128 rows, against what the machine can do.
+
+A core of one layer at Huginn-0125's widths, as a model runs it: few rows through the native
+kernels, many through torch's GEMM. Its weights fit no cache. The roofs are measured just before:
+reading memory (a sum), and the fastest bf16 product that was found on operands in the caches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bench import support
+from bench.gpu.session import TINY
+from bench.pictures.style import (
+    FAINT,
+    INK,
+    MARKERS,
+    PALETTE,
+    Size,
+    counts_axis,
+    label,
+    legend,
+    panels,
+    plain_logarithmic,
+)
+from bench.random_models import RANDOM_MODELS, create_random
+from rdkernels import ops
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.wavefront import Wavefront
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+CONTEXT = 128  # positions behind the rows
+SECONDS, LEAST_CALLS, MOST_CALLS = 1.0, 5, 100  # timed per point
+PRODUCTS = (256, 512, 1024, 2048)  # M = N = K of the products that the peak is taken from
+
+
+def measure(size: Size) -> dict[str, Any]:
+    """``points`` (bf16 and int8), and the two roofs."""
+    config = dataclasses.replace(RANDOM_MODELS["huginn-small"], vocabulary=128)
+    if size.dry_run:
+        config = TINY
+    rows = ROWS[:2] if size.dry_run else ROWS
+    peaks = dot_peaks(PRODUCTS[:1] if size.dry_run else PRODUCTS)
+    read = support.read_bandwidth.__wrapped__(torch.get_num_threads())
+    points = []
+    for weights in (None, "int8"):
+        print(f"{weights or 'bf16'} weights: making them", file=sys.stderr)
+        model = create_random(config, weights)
+        points += [_point(model, weights or "bf16", count) for count in rows]
+        del model  # before the next one is made
+    return {
+        "points": points,
+        "read_gb_per_s": read / 1e9,
+        "dot_gflop_per_s": peaks,
+        "peak_gflop_per_s": max(peaks.values()),
+    }
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Median of as many calls as take a second."""
+    call()
+    times: list[float] = []
+    while len(times) < LEAST_CALLS or (sum(times) < SECONDS and len(times) < MOST_CALLS):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def dot_peaks(sizes: tuple[int, ...]) -> dict[str, float]:
+    """GFLOP/s of bf16 products whose operands stay in the caches, by name."""
+    found = {}
+    for n in sizes:
+        a, b = (torch.randn(n, n).bfloat16() for _ in range(2))
+        found[f"torch.mm {n}"] = 2e-9 * n**3 / _seconds(lambda a=a, b=b: a @ b)
+    x, weight = torch.randn(32, 1024).bfloat16(), torch.randn(1024, 1024).bfloat16()
+    found["row_linear 32"] = 2e-9 * 32 * 1024**2 / _seconds(lambda: ops.row_linear(x, weight))
+    return found
+
+
+@torch.no_grad()
+def _point(model: RecurrentDepthModel, weights: str, rows: int) -> dict[str, Any]:
+    c, length = model.config, CONTEXT + rows
+    cache = model.new_cache(1, length)
+    cache.reserve(0, length)
+    for layer in cache.core:  # a context of zeros would be easier than any real one
+        layer.key.normal_()
+        layer.value.normal_()
+    front = Wavefront.from_lengths([CONTEXT], [rows], model.device)
+    where = model.rows(front, cache.core_page_table(0))
+    inputs = torch.randn(rows, 2 * c.width, dtype=model.dtype)
+    if not model.iterate(inputs, where, cache).isfinite().all():
+        raise RuntimeError("the states are not finite")
+    seconds = _seconds(lambda: model.iterate(inputs, where, cache))
+    inner = c.heads * c.head_dim
+    block = (inner + 2 * c.kv_heads * c.head_dim + inner + 3 * c.mlp_width) * c.width
+    attention = 2 * inner * (CONTEXT + (rows + 1) / 2)  # multiply-adds of a row, on average
+    flops = 2 * rows * (2 * c.width**2 + c.core_layers * (block + attention))
+    nbytes = model.parameter_bytes("core")
+    return {
+        "weights": weights,
+        "rows": rows,
+        "median_seconds": seconds,
+        "weights_bytes": nbytes,
+        "flops": flops,
+        "weights_gb_per_s": nbytes / seconds / 1e9,
+        "gflop_per_s": flops / seconds / 1e9,
+    }
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    figure, (left, right) = panels(2)
+    read, peak = data["read_gb_per_s"], data["peak_gflop_per_s"]
+    rows = sorted({point["rows"] for point in data["points"]})
+    for i, weights in enumerate(dict.fromkeys(point["weights"] for point in data["points"])):
+        own = [point for point in data["points"] if point["weights"] == weights]
+        x = [point["rows"] for point in own]
+        style = {"color": PALETTE[i], "marker": MARKERS[i], "label": weights}
+        left.plot(x, [point["weights_gb_per_s"] for point in own], **style)
+        right.plot(x, [point["gflop_per_s"] for point in own], **style)
+        roof = [min(peak, read * p["flops"] / p["weights_bytes"]) for p in own]
+        right.plot(x, roof, color=PALETTE[i], linestyle=":", label=f"{weights} roof")
+    left.axhline(read, color=INK, linestyle="--", label=f"plain read, {read:.1f} GB/s")
+    left.set_ylim(bottom=0)
+    text = f"best bf16 product, {peak:.0f} GFLOP/s"
+    right.axhline(peak, color=FAINT, linestyle="--", label=text)
+    plain_logarithmic(right.yaxis)
+    for ax in (left, right):
+        counts_axis(ax, rows)
+        legend(ax)
+    label(left, "weights read", "rows", "GB/s of weights")
+    label(right, "arithmetic", "rows", "GFLOP/s")
+    return figure
