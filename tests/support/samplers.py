@@ -46,6 +46,7 @@ SAMPLERS = {
     "entropy": replace(
         EAGER, noise=0.5, noise_schedule="hyperbolic", criterion="entropy-diff", exit_threshold=0.1
     ),
+    "variance": replace(EAGER, noise=0.5, noise_schedule="variance-preserving"),
     "inner-exit": replace(EAGER, inner_recurrence=3, inner_exit_threshold=0.25),
     "refined": replace(EAGER, full_prefill=False),
     "refined-unshared": replace(
