@@ -126,7 +126,8 @@ def test_int8_blocks_take_one_call(tmp_path, seed, num_rows, monkeypatch):
 
     monkeypatch.setattr(RecurrentDepthModel, "_native", listen)
     logits, states = model.forward(tokens, 3, seed=seed)
-    assert set(called) == {("transformer_blocks", True), ("core_iterations", True)}
+    assert {"transformer_blocks", "core_iterations"} <= {name for name, _ in called}
+    assert all(served for _, served in called)
     monkeypatch.setattr(RecurrentDepthModel, "_native", lambda *_: None)
     want_logits, want_states = model.forward(tokens, 3, seed=seed)
     assert_same_bits(logits, want_logits)
