@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import rdkernels as rdk
 from rdkernels import comparison
 from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.models.demo import load_problems
+from rdkernels.models.mapped import page_out
 from rdkernels.models.quantized import QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
@@ -187,3 +189,25 @@ def test_int8_generation_does_not_depend_on_the_batch(tmp_path, seed, dtype):
     options = {"max_new_tokens": 10, "seed": seed, "stop_tokens": ()}
     expected = rdk.generate(model, prompts, sampler=rdk.Autoregressive(6), **options).tokens
     assert rdk.generate(model, prompts, sampler=one_row, **options).tokens == expected
+
+
+def test_an_int8_model_leaves_its_file(tmp_path, seed):
+    """Nothing of it stays mapped, so only the int8 weights are resident."""
+    folder = write_checkpoint(tmp_path / "m", seed=seed)
+    model = rdk.load_model(folder, weights="int8")
+    assert all(torch.isfinite(t).all() for t in model.weights.tensors() if t.is_floating_point())
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no /proc")
+    assert str(folder) not in maps.read_text()
+    plain = rdk.load_model(folder)
+    assert str(folder) in maps.read_text()
+    del plain, model
+
+
+def test_paging_out_changes_nothing(seed):
+    values = torch.randn(5000)
+    expected = values.clone()
+    page_out(values)
+    page_out(values[:3])
+    assert torch.equal(values, expected)

@@ -21,6 +21,7 @@ from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.models.blocks import Block
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import DEMO_MODELS
+from rdkernels.models.mapped import page_out
 from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.models.tokenizer import Tokenizer
@@ -236,14 +237,22 @@ def _read_weights(
 ) -> Weights:
     dtypes: set[torch.dtype] = set()
 
-    def read(name: str) -> torch.Tensor:
+    def read_mapped(name: str) -> torch.Tensor:
         tensor = source.read(name, device, dtype)
         dtypes.add(tensor.dtype)
         return tensor
 
+    def read(name: str) -> torch.Tensor:
+        # One tensor that stayed mapped would keep the whole file in memory beside the int8 copy.
+        return read_mapped(name).clone() if quantize else read_mapped(name)
+
     def read_linear(name: str) -> LinearWeight:
-        tensor = read(name)
-        return QuantizedWeight.from_weight(tensor) if quantize else tensor
+        tensor = read_mapped(name)
+        if not quantize:
+            return tensor
+        quantized = QuantizedWeight.from_weight(tensor)
+        page_out(tensor)
+        return quantized
 
     def blocks(part: str) -> tuple[Block, ...]:
         prefix, count = _PARTS[part], getattr(config, f"{part}_layers")
