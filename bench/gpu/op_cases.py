@@ -153,7 +153,7 @@ def row_linear(session: Session, rows: int) -> OpCase:
     c = session.config
     x, weight = session.random(rows, c.width), session.random(c.width, c.width, seed=1)
     moved = (2 * rows * c.width + c.width**2) * x.element_size()
-    return OpCase("row_linear", f"{rows} rows", (x, weight), moved, 2 * rows * c.width**2)
+    return OpCase("row_linear", f"{rows} rows", (x, weight, None), moved, 2 * rows * c.width**2)
 
 
 def inject_state(session: Session, rows: int, noise: bool, preserving: bool = False) -> OpCase:
