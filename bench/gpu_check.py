@@ -9,23 +9,26 @@ Exit status: 0 all is well, 1 something failed (see ``failures``), 2 there is no
 there is no number either.
 
 The JSON, schema 1. Times are in microseconds, rates in 10^9 bytes per second; what was not
-measured is null, with a ``reason``.
+measured is null, with a ``reason``. ``bench/gpu/schema.py`` has the types.
 
 ``schema``              1; a change of meaning or a removed key increases it
 ``dry_run``             true: tiny shapes on the CPU, every time null
 ``environment``         versions, providers, build, commit; ``gpu``: properties and settings
 ``copy_gb_per_s``       read plus write rate of a 1 GiB device copy; percentages refer to it
-``tests``               ``pytest -m gpu``: command, ok, counts, output (if it failed)
+``tests``               {command, ok, counts, output}: ``pytest -m gpu``; output if it failed
 ``sanitizers``          [tool, ok, reason, output] of compute-sanitizer over every op
 ``graphs``              [op, case, captured, ok, reason]: replay against launch, to the bit
 ``ops``                 [op, case, provider, correct, reason, median_us, p20_us, p80_us, bytes,
                         gb_per_s, percent_of_copy, flops]: cold L2; bytes is the floor of traffic;
                         a result that breaks the error rule is not timed
-``core_iteration``      [provider, batch, rows, graph, reason, times and rates as in ops]: one
-                        iteration of the core block at Huginn-0125's sizes, random weights; rows
-                        are per sequence; provider "best" takes the first that serves, per op
-``outer_step``          the same, [.., inner_recurrence]: wall time of a whole outer step, its host
-                        work included
+``core_iteration``      [provider, batch, rows, graph, reason, median_us, p20_us, p80_us, bytes,
+                        gb_per_s, percent_of_copy]: one iteration of the core block at
+                        Huginn-0125's sizes, random weights; rows are per sequence; provider "best"
+                        takes the first that serves, per op; one that cannot serve has one record,
+                        without a shape
+``outer_step``          [provider, batch, rows, graph, reason, median_us, p20_us, p80_us, bytes,
+                        gb_per_s, percent_of_copy, inner_recurrence]: wall time of a whole outer
+                        step, its host work and its host read included
 ``failures``            sentences; empty if all is well
 """
 
@@ -119,7 +122,7 @@ def summary(report: dict) -> Iterator[str]:
             yield _line(f"{record['op']} ({record['case']})", record)
     for section in ("core_iteration", "outer_step"):
         for record in report.get(section, ()):
-            if "batch" not in record:
+            if record["batch"] is None:
                 yield f"{section}: {record['provider']}: {record['reason']}"
                 continue
             shape = f"{record['batch']} x {record['rows']} rows"

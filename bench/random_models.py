@@ -45,11 +45,17 @@ def create_random(config: ModelConfig, weights: str | None = None) -> RecurrentD
 
 
 def full_wavefronts(
-    model: RecurrentDepthModel, batch: int, context: int, rows: int, inner_recurrence: int
+    model: RecurrentDepthModel,
+    batch: int,
+    context: int,
+    rows: int,
+    inner_recurrence: int,
+    buckets: tuple[int, ...] | None = None,
 ) -> WavefrontLoop:
     """A loop behind prompts of ``context`` tokens with ``rows`` rows each in flight, for good.
 
-    Nothing converges and nothing is committed, so every further step has the same work.
+    Nothing converges and nothing is committed, so every further step has the same work. With
+    ``buckets`` steps are padded and, on a GPU, replayed as graphs.
     """
     policy = DiffusionForcing(
         num_steps=1,  # of the prompt: its K/V are as good as any
@@ -61,7 +67,12 @@ def full_wavefronts(
     )
     limit = context + rows + 2
     loop = WavefrontLoop(
-        model, policy.wavefront_policy(), Sampling(), max_sequences=batch, max_tokens=limit
+        model,
+        policy.wavefront_policy(),
+        Sampling(),
+        max_sequences=batch,
+        max_tokens=limit,
+        buckets=buckets,
     )
     generator = torch.Generator().manual_seed(5)
     prompts = torch.randint(model.config.vocabulary, (batch, context), generator=generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,21 +14,36 @@ import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu import checks, correctness, graphs, op_cases
+from bench.gpu import checks, correctness, graphs, model_bench, op_cases, schema
 from bench.gpu.op_cases import OpCase, attention, small_cases, timed_cases
 from bench.gpu.session import HUGINN, Session, gb_per_second, rates
+from rdkernels.backends import native
 from rdkernels.environment import report as environment
-from rdkernels.ops import OPS
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.ops import BACKENDS, OPS
+from rdkernels.ops import _registry as registry
+from rdkernels.samplers import graphs as step_graphs
 from tests.support.checking import assert_same_bits
+from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
 
 GPU_OPS = set(OPS) - op_cases.COMPOSITIONS
+needs_native = pytest.mark.skipif(native.load_error() is not None, reason="no native kernels")
 no_gpu = pytest.mark.skipif(environment().gpu_reason is None, reason="there is a GPU")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "bench.gpu_check", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    variables = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=variables
+    )
+
+
+@pytest.fixture(autouse=True)
+def without_the_interpreter(monkeypatch):
+    """As in the command: Triton's interpreter takes hours for what a GPU does in a second."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 # ---- the command ----
@@ -52,16 +68,39 @@ def dry_run(tmp_path_factory) -> dict:
 
 
 @pytest.mark.slow
-def test_dry_run_has_every_documented_section(dry_run):
-    documented = re.findall(r"^``(\w+)``", gpu_check.__doc__, re.MULTILINE)
-    assert sorted(documented) == sorted(dry_run)
+def test_dry_run_has_the_documented_schema(dry_run):
+    assert list(schema.violations(dry_run)) == []
     assert dry_run["schema"] == gpu_check.SCHEMA and dry_run["dry_run"] is True
     assert dry_run["failures"] == []
-    for section in ("sanitizers", "graphs", "ops", "core_iteration", "outer_step"):
-        described = re.search(rf"``{section}`` +\[(.*?)\]", gpu_check.__doc__, re.DOTALL)
-        assert dry_run[section], section
-        if described and section in ("sanitizers", "graphs", "ops"):
-            assert sorted(re.findall(r"\w+", described.group(1))) == sorted(dry_run[section][0])
+    assert all(dry_run[section] for section in schema.RECORDS)
+
+
+def test_the_documented_keys_are_those_of_the_schema():
+    documented = re.findall(r"^``(\w+)``", gpu_check.__doc__, re.MULTILINE)
+    assert documented == list(schema.REPORT)
+    for section, keys in {**schema.RECORDS, "tests": schema.TESTS}.items():
+        listed = re.search(
+            rf"^``{section}`` +[\[{{](.*?)[\]}}]", gpu_check.__doc__, re.DOTALL | re.M
+        )
+        assert re.findall(r"\w+", listed.group(1)) == list(keys), section
+
+
+def test_violations_of_the_schema_are_found():
+    times = {"median_us": 1.0, "p20_us": 1, "p80_us": None}
+    good = {
+        **{"provider": "best", "batch": 1, "rows": 1, "graph": False, "reason": None, **times},
+        **{"bytes": 4, "gb_per_s": 1.0, "percent_of_copy": None},
+    }
+    report = {key: kind() for key, kind in schema.REPORT.items() if isinstance(kind, type)}
+    report |= {"copy_gb_per_s": None, "core_iteration": [good]}
+    report["tests"] = {key: kind() for key, kind in schema.TESTS.items()}
+    assert list(schema.violations(report)) == []
+    for change in ({"rows": True}, {"median_us": "1"}, {"graph": 1}, {"extra": 0}):
+        bad = {**report, "core_iteration": [good | change]}
+        (found,) = schema.violations(bad)
+        assert found.startswith("core_iteration[0]: ") and next(iter(change)) in found
+    del report["copy_gb_per_s"], good["reason"]
+    assert [v.split(" is ")[1] for v in schema.violations(report)] == ["missing", "missing"]
 
 
 @pytest.mark.slow
@@ -76,9 +115,12 @@ def test_dry_run_runs_every_op_and_reports_no_time(dry_run):
     assert dry_run["copy_gb_per_s"] is None
     for section in ("core_iteration", "outer_step"):
         best = [record for record in dry_run[section] if record["provider"] == "best"]
-        captured = {False} if section == "outer_step" else {False, True}
-        assert {record["graph"] for record in best} == captured
+        shapes = {(r["batch"], r["rows"], r["graph"]) for r in best}
+        assert shapes == {(*shape, g) for shape in Session.dry().wavefronts for g in (False, True)}
         assert all(record["reason"] is None for record in best), best
+        eager = [record for record in dry_run[section] if record["provider"] == "eager"]
+        assert all((record["reason"] is None) != record["graph"] for record in eager)
+        assert {record["provider"] for record in dry_run[section]} == {"best", *BACKENDS}
     assert dry_run["tests"]["ok"] and dry_run["tests"]["counts"]
     assert dry_run["sanitizers"][0]["ok"]
 
@@ -111,7 +153,7 @@ def test_failures_are_named_and_shown():
         "ops": [
             {"op": "swiglu", "case": "c", "provider": "native", "correct": False, "reason": "NaN"}
         ],
-        "core_iteration": [{"provider": "triton", "reason": "absent", **times}],
+        "core_iteration": [{"provider": "triton", "batch": None, "reason": "absent", **times}],
     }
     report["failures"] = list(gpu_check.failures(report))
     assert len(report["failures"]) == 4
@@ -241,6 +283,68 @@ def test_timed_sections_with_the_fake_clock(timed_session):
     assert all(record["median_us"] > 0 for record in measured)
     assert all(record["percent_of_copy"] is not None for record in measured)
     assert all("GB/s" in gpu_check._line(record["op"], record) for record in measured)
+
+
+@needs_native
+def test_the_model_is_timed_with_and_without_graphs(timed_session, fake_graphs, monkeypatch):  # noqa: F811
+    """The control flow of the day on the GPU, with graphs that record and replay torch ops."""
+    monkeypatch.setattr(step_graphs, "can_capture", lambda model: not step_graphs.reads_back(model))
+    report = model_bench.run(timed_session, copy_bandwidth=0.001)
+    for section, keys in {name: schema.RECORDS[name] for name in report}.items():
+        served = [record for record in report[section] if record["reason"] is None]
+        by_graph = Counter((record["provider"], record["graph"]) for record in served)
+        shapes = len(timed_session.wavefronts)
+        kinds = [("best", False), ("best", True), ("native", False), ("native", True)]
+        assert by_graph == dict.fromkeys([*kinds, ("eager", False)], shapes), report[section]
+        for record in served:
+            assert record.keys() == keys.keys() and record["median_us"] > 0
+            assert record["percent_of_copy"] is not None
+            assert "GB/s" in gpu_check._line(section, record)
+    iterations = ["captured into None"] * 2 * len(timed_session.wavefronts)
+    captured = [line for line in fake_graphs if line.startswith("captured")]
+    assert sorted(captured)[: len(iterations)] == iterations
+    assert len(captured) > 2 * len(iterations) - 1  # and a graph per outer step that was replayed
+
+
+@needs_native
+def test_graph_check_of_every_op_with_fake_graphs(timed_session, fake_graphs):  # noqa: F811
+    for case in small_cases(timed_session):
+        if case.providers(timed_session.device)["native"] is None:
+            assert graphs.check(case, timed_session) is None, case.op
+    assert any(line.startswith("captured") for line in fake_graphs)
+
+
+def test_a_provider_that_cannot_serve_says_which_op(monkeypatch):
+    session = dataclasses.replace(Session.dry(), dtype=torch.float64)
+    assert model_bench.cannot_serve(session, None) is None
+    assert model_bench.cannot_serve(session, "eager") is None
+    assert model_bench.cannot_serve(session, "native").startswith("truncated_normal: ")
+
+
+def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
+    """Op by op, as on a GPU."""
+    monkeypatch.setattr(RecurrentDepthModel, "_is_native_on_cpu", lambda self, name: False)
+    called: set[str] = set()
+    for op in OPS.values():
+        for form in ("eager", "eager_out"):
+            real = getattr(op, form)
+
+            def noted(*args, real=real, name=op.name, **kwargs):
+                called.add(name)
+                return real(*args, **kwargs)
+
+            monkeypatch.setattr(op, form, noted)
+    registry._select.cache_clear()
+    registry._bind.cache_clear()
+    session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
+    try:
+        best = model_bench.random_model(session)
+        model = RecurrentDepthModel(best.config, best.weights, backend="eager")
+        model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
+    finally:
+        registry._select.cache_clear()
+        registry._bind.cache_clear()
+    assert called == set(model_bench.OPS_OF_A_STEP)
 
 
 def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):

@@ -1,6 +1,9 @@
-"""One iteration of the core block, and one whole outer step, for every provider."""
+"""One iteration of the core block, and one whole outer step: every provider, graphs on and off."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -10,39 +13,82 @@ from bench.gpu.session import NO_TIMES, Session, rates
 from bench.random_models import full_wavefronts
 from rdkernels import ops
 from rdkernels.errors import RdkernelsError
-from rdkernels.models.blocks import Rows
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS
+from rdkernels.samplers.graphs import reads_back
 from rdkernels.wavefront import Wavefront
 
 INNER_RECURRENCE = 4
 
+# What the model and its loop call on a GPU.
+OPS_OF_A_STEP = (
+    "truncated_normal",
+    "carry_rows",
+    "inject_state",
+    "rms_norm",
+    "recurrent_attention",
+    "residual_norm",
+    "swiglu",
+    "exit_update",
+    "sample_tokens",
+    "advance_wavefront",
+)
+
+
+class Shape(NamedTuple):
+    """What is measured: ``rows`` of each of ``batch`` sequences, launched or replayed."""
+
+    batch: int | None
+    rows: int | None
+    graph: bool | None
+
 
 def run(session: Session, copy_bandwidth: float | None) -> dict[str, list[dict]]:
-    """The sections ``core_iteration`` and ``outer_step``, on one model."""
+    """The sections ``core_iteration`` and ``outer_step``, on the weights of one model."""
     report: dict[str, list[dict]] = {"core_iteration": [], "outer_step": []}
+    shapes = [Shape(*shape, graph) for shape in session.wavefronts for graph in (False, True)]
     with torch.no_grad():
-        model = random_model(session)
+        best = random_model(session)
         for backend in (None, *BACKENDS):  # None: per op the best provider that serves it
-            model.backend = backend
-            if reason := cannot_serve(model):
-                for records in report.values():
-                    records.append({"provider": backend, "reason": reason, **NO_TIMES})
-                continue
-            for batch, rows in session.wavefronts:
-                shape = (session, model, batch, rows, copy_bandwidth)
-                report["core_iteration"] += core_iteration(*shape)
-                report["outer_step"].append(outer_step(*shape))
-                session.free_memory()
+            model = RecurrentDepthModel(best.config, best.weights, backend=backend)
+            refusal = cannot_serve(session, backend)
+            for shape in shapes if refusal is None else [Shape(None, None, None)]:
+                for section, measure in MEASURES.items():
+                    names = {"provider": backend or "best", **shape._asdict()}
+                    reason, moved, times = measured(session, model, measure, shape, refusal)
+                    speed = {**times, **rates(moved, times, copy_bandwidth)}
+                    report[section].append({**names, "reason": reason, **speed})
+                    session.free_memory()
+    for record in report["outer_step"]:
+        record["inner_recurrence"] = INNER_RECURRENCE
     return report
 
 
-def cannot_serve(model: RecurrentDepthModel) -> str | None:
-    """Why the model's provider cannot run it, or None."""
+def measured(
+    session: Session,
+    model: RecurrentDepthModel,
+    measure: Measure,
+    shape: Shape,
+    refusal: str | None,
+) -> tuple[str | None, int | None, dict[str, float | None]]:
+    """Why there are no times, bytes that have to move, times."""
+    if refusal is None and shape.graph and reads_back(model):
+        refusal = "the eager ops read sizes back to the host, which no graph can hold"
+    if refusal is not None:
+        return refusal, None, dict(NO_TIMES)
     try:
-        ops.bind(model.weights.embedding, model.backend)
-    except RdkernelsError as error:
-        return str(error)
+        return None, *measure(session, model, shape)
+    except (RdkernelsError, RuntimeError) as error:  # the other shapes may still fit
+        return str(error).splitlines()[0], None, dict(NO_TIMES)
+
+
+def cannot_serve(session: Session, backend: str | None) -> str | None:
+    """Why a provider cannot run the model, or None."""
+    if backend is None:
+        return None
+    for op in OPS_OF_A_STEP:
+        if reason := ops.reasons(op, session.device.type, session.dtype)[backend]:
+            return f"{op}: {reason}"
     return None
 
 
@@ -54,13 +100,10 @@ def _kv_bytes(session: Session, batch: int, rows: int, layers: int) -> int:
 
 
 def core_iteration(
-    session: Session,
-    model: RecurrentDepthModel,
-    batch: int,
-    rows: int,
-    copy_bandwidth: float | None,
-) -> list[dict]:
-    """Two records: launched kernel by kernel, and replayed as a CUDA graph."""
+    session: Session, model: RecurrentDepthModel, shape: Shape
+) -> tuple[int, dict[str, float | None]]:
+    """Device time of one iteration behind ``session.context`` positions; cold L2 cache."""
+    batch, rows, graph = shape
     length = session.context + rows
     cache = model.new_cache(batch, length)
     for b in range(batch):
@@ -69,47 +112,37 @@ def core_iteration(
         layer.key.normal_()
         layer.value.normal_()
     front = Wavefront.from_lengths([session.context] * batch, [rows] * batch, session.device)
-    where: Rows = model.rows(front, cache.core_page_table(0))
+    where = model.rows(front, cache.core_page_table(0))
     inputs = session.random(batch * rows, 2 * session.config.width)
+
+    def call() -> torch.Tensor:
+        return model.iterate(inputs, where, cache)
+
+    if not call().isfinite().all():
+        raise RuntimeError("the states are not finite")
+    times = session.time_cold(capture(call, session) if graph else call)
     moved = model.parameter_bytes("core") + _kv_bytes(session, batch, rows, len(cache.core))
-
-    def record(graph: bool) -> dict:
-        def call() -> torch.Tensor:
-            return model.iterate(inputs, where, cache)
-
-        times, reason = dict(NO_TIMES), None
-        try:
-            if not call().isfinite().all():
-                raise RuntimeError("the states are not finite")
-            times = session.time_cold(capture(call, session) if graph else call)
-        except (RdkernelsError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-        names = {"provider": model.backend or "best", "batch": batch, "rows": rows, "graph": graph}
-        return {**names, "reason": reason, **times, **rates(moved, times, copy_bandwidth)}
-
-    return [record(graph=False), record(graph=True)]
+    return moved, times
 
 
 def outer_step(
-    session: Session,
-    model: RecurrentDepthModel,
-    batch: int,
-    rows: int,
-    copy_bandwidth: float | None,
-) -> dict:
-    """Wall time of ``WavefrontLoop.step`` with all wavefronts full and nothing ever committed."""
-    times, reason = dict(NO_TIMES), None
-    try:
-        loop = full_wavefronts(model, batch, session.context, rows, INNER_RECURRENCE)
-        times = session.time_wall(loop.step)
-        if loop.num_rows != batch * rows:
-            raise RuntimeError(f"{loop.num_rows} rows in flight, not {batch * rows}")
-    except (RdkernelsError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    session: Session, model: RecurrentDepthModel, shape: Shape
+) -> tuple[int, dict[str, float | None]]:
+    """Wall time of ``WavefrontLoop.step``: all wavefronts full, and nothing is ever committed."""
+    batch, rows, graph = shape
+    buckets = (batch * rows,) if graph else None
+    loop = full_wavefronts(model, batch, session.context, rows, INNER_RECURRENCE, buckets)
+    times = session.time_wall(loop.step)
+    if loop.num_rows != batch * rows:
+        raise RuntimeError(f"{loop.num_rows} rows in flight, not {batch * rows}")
     c = session.config
     layers = c.prelude_layers + c.coda_layers + INNER_RECURRENCE * c.core_layers
     moved = model.parameter_bytes() + (INNER_RECURRENCE - 1) * model.parameter_bytes("core")
-    moved += _kv_bytes(session, batch, rows, layers)
-    names = {"provider": model.backend or "best", "batch": batch, "rows": rows, "graph": False}
-    names["inner_recurrence"] = INNER_RECURRENCE
-    return {**names, "reason": reason, **times, **rates(moved, times, copy_bandwidth)}
+    return moved + _kv_bytes(session, batch, rows, layers), times
+
+
+Measure = Callable[
+    [Session, RecurrentDepthModel, Shape],
+    tuple[int, dict[str, float | None]],
+]
+MEASURES: dict[str, Measure] = {"core_iteration": core_iteration, "outer_step": outer_step}

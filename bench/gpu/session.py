@@ -165,14 +165,14 @@ def _percentiles(times: list[float]) -> dict[str, float | None]:
     return {"median_us": round(median, 2), "p20_us": round(cuts[1], 2), "p80_us": round(cuts[7], 2)}
 
 
-def gb_per_second(moved: int, times: dict[str, float | None]) -> float | None:
+def gb_per_second(moved: int | None, times: dict[str, float | None]) -> float | None:
     """``moved`` bytes in the median time."""
     median = times["median_us"]
-    return None if median is None else round(moved / median / 1e3, 3)
+    return None if median is None or moved is None else round(moved / median / 1e3, 3)
 
 
 def rates(
-    moved: int, times: dict[str, float | None], copy_bandwidth: float | None
+    moved: int | None, times: dict[str, float | None], copy_bandwidth: float | None
 ) -> dict[str, float | int | None]:
     """Bytes that must move, GB/s at the median, and percent of the measured copy bandwidth."""
     rate = gb_per_second(moved, times)

@@ -43,13 +43,14 @@ def checked_buckets(where: str, buckets: Sequence[int]) -> tuple[int, ...]:
     return rows
 
 
-def can_capture(model: RecurrentDepthModel) -> bool:
-    """Whether outer steps of ``model`` can become CUDA graphs: on a GPU, and no op of them eager.
+def reads_back(model: RecurrentDepthModel) -> bool:
+    """Whether outer steps take values to the host: the eager definitions of some ops do."""
+    return any(model.inference_ops.chosen(op) == "eager" for op in READ_BACK_BY_EAGER)
 
-    The eager definitions of some ops read sizes back from their tensors.
-    """
-    kernels = all(model.inference_ops.chosen(op) != "eager" for op in READ_BACK_BY_EAGER)
-    return model.device.type == "cuda" and kernels
+
+def can_capture(model: RecurrentDepthModel) -> bool:
+    """Whether outer steps of ``model`` can become CUDA graphs."""
+    return model.device.type == "cuda" and not reads_back(model)
 
 
 def default_buckets(model: RecurrentDepthModel) -> tuple[int, ...]:
