@@ -234,15 +234,12 @@ def test_bad_forward_arguments(tokens, num_steps, named):
 
 
 def test_a_forced_backend_is_used_or_refused():
-    model, tokens = tiny_model(0, dtype=torch.float64), torch.zeros(1, 3, dtype=torch.int64)
-    model.backend = "eager"
-    model.forward(tokens, 1)
-    model.backend = "native"  # which has no fp64
-    with pytest.raises(BackendError, match="native"):
-        model.forward(tokens, 1)
-    model.backend = "fastest"
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    tiny_model(0, dtype=torch.float64, backend="eager").forward(tokens, 1)
+    with pytest.raises(BackendError, match="native"):  # which has no fp64
+        tiny_model(0, dtype=torch.float64, backend="native").forward(tokens, 1)
     with pytest.raises(ArgumentError, match="backend"):
-        model.forward(tokens, 1)
+        tiny_model(0, backend="fastest")
 
 
 PATHS = {"default": None, "eager": "eager"}
@@ -251,8 +248,7 @@ PATHS = {"default": None, "eager": "eager"}
 @pytest.mark.parametrize("backend", PATHS.values(), ids=PATHS.keys())
 def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
     """Whole blocks in one call or op by op: the states of rows in no launch stay what they are."""
-    model = tiny_model(seed)
-    model.backend = backend
+    model = tiny_model(seed, backend=backend)
     cache = model.new_cache(2, 16)
     for b, length in enumerate((4, 3)):
         cache.reserve(b, length)
@@ -272,11 +268,10 @@ def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_iterations_in_one_call_or_in_several(seed, dtype):
-    model = tiny_model(seed, dtype=dtype)
     start = torch.randn(5, 2 * CONFIG.width).to(dtype)
 
     def run(pieces, backend=None):
-        model.backend = backend
+        model = tiny_model(seed, dtype=dtype, backend=backend)
         cache = model.new_cache(1, 16)
         cache.reserve(0, 5)
         rows = model.rows(rdk.Wavefront.from_lengths([0], [5]), cache.core_page_table(0))
@@ -297,8 +292,7 @@ def test_iterations_in_one_call_or_in_several(seed, dtype):
 @pytest.mark.parametrize("num_rows", [3, 300])  # 300: more than go through the blocks in one call
 def test_results_into_given_memory(seed, backend, num_rows):
     config = replace(CONFIG, context=320)
-    model = tiny_model(seed, config)
-    model.backend = backend
+    model = tiny_model(seed, config, backend=backend)
     cache = model.new_cache(1, num_rows)
     cache.reserve(0, num_rows)
     rows = model.rows(rdk.Wavefront.from_lengths([0], [num_rows]), cache.page_table())

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import rdkernels as rdk
+from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers import graphs
@@ -29,6 +30,9 @@ BUCKETS = {
     "small-ones": (2, 4),
     "default": DEFAULT_BUCKETS,
 }
+needs_native = pytest.mark.skipif(
+    native.load_error() is not None, reason="no native kernels: torch's products round by size"
+)
 every_bucket_list = pytest.mark.parametrize("buckets", BUCKETS.values(), ids=BUCKETS.keys())
 ALL = {**SAMPLERS, "last-converged-shared": replace(EAGER, freeze_rule=rdk.LastConverged())}
 STATIC = {name: s for name, s in ALL.items() if s.wavefront_policy().is_static}
@@ -101,6 +105,7 @@ def test_which_samplers_are_static():
         assert policy.slots > 1 or not by_op or policy.freeze_rule.watches_tokens
 
 
+@needs_native
 @pytest.mark.parametrize("sampler", STATIC.values(), ids=STATIC.keys())
 @every_bucket_list
 def test_padded_steps_are_the_compact_ones(seed, sampler, buckets, row_counts):
@@ -167,6 +172,7 @@ def assert_same_completions(got: dict, want: dict) -> None:
         assert replace(other, **counts) == replace(completion, **counts)
 
 
+@needs_native
 @pytest.mark.parametrize("sampler", STATIC.values(), ids=STATIC.keys())
 def test_engine_with_padded_steps(seed, sampler):
     model = tiny_model(seed)
@@ -178,6 +184,7 @@ def test_engine_with_padded_steps(seed, sampler):
 # ---- graphs ----
 
 
+@needs_native
 @pytest.mark.parametrize("sampler", STATIC.values(), ids=STATIC.keys())
 def test_graphs_give_the_tokens_of_launches(seed, sampler, captured):
     model = tiny_model(seed)
@@ -190,6 +197,7 @@ def test_graphs_give_the_tokens_of_launches(seed, sampler, captured):
     assert any(line.startswith("captured") for line in captured)
 
 
+@needs_native
 @pytest.mark.parametrize("sampler", STATIC.values(), ids=STATIC.keys())
 def test_engine_with_graphs(seed, sampler, captured):
     model = tiny_model(seed)
@@ -197,6 +205,7 @@ def test_engine_with_graphs(seed, sampler, captured):
     assert_same_completions(churn(model, sampler, seed, buckets=(1, 4, 6)), want)
 
 
+@needs_native
 def test_graphs_are_kept_until_memory_moves(captured, monkeypatch):
     """One per bucket and kind of step; none is replayed that addresses memory which is gone."""
     replayed: list[FakeGraph] = []
@@ -220,6 +229,7 @@ def test_graphs_are_kept_until_memory_moves(captured, monkeypatch):
     assert all(embeds for kinds in seen.values() for *_, embeds in kinds)  # tokens may change
 
 
+@needs_native
 def test_kinds_of_step(captured):
     """Where the consumed token stays, a step without fresh rows leaves out the prelude."""
     engine = rdk.Engine(
@@ -230,6 +240,7 @@ def test_kinds_of_step(captured):
     assert sorted(embeds for *_, embeds in engine.loop.static_steps.captured) == [False, True]
 
 
+@needs_native
 def test_capture_runs_the_step_on_a_side_stream_first(captured):
     engine = rdk.Engine(tiny_model(0), sampler=rdk.Autoregressive(3), buckets=(2,))
     engine.submit([1, 2, 3], max_new_tokens=6)
@@ -244,6 +255,7 @@ def test_capture_runs_the_step_on_a_side_stream_first(captured):
     assert graph.replays == 5  # the first token is the prompt's
 
 
+@needs_native
 def test_a_read_while_capturing_is_an_error(captured, monkeypatch):
     """What the imitation is for: a step that looks at values cannot be captured unnoticed."""
     settle = OuterStepProgram._settle
@@ -277,6 +289,7 @@ def test_default_is_no_padding_on_the_cpu():
     assert rdk.Engine(model).loop.static_steps is None
 
 
+@needs_native
 def test_only_kernels_are_captured(monkeypatch):
     """The eager definitions read sizes back, which no graph can hold."""
     model = tiny_model(0)

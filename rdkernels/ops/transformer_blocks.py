@@ -198,7 +198,7 @@ def transformer_blocks(
         backend: force ``native``, ``triton`` or ``eager``.
 
     Returns:
-        ``[N, D]``, dtype of ``hidden``.
+        ``[N, D]``, dtype of ``hidden``. The ``out`` overload may write to ``hidden`` itself.
 
     Raises:
         ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its

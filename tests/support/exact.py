@@ -32,8 +32,7 @@ class Setting:
         return rdk.Autoregressive(steps, initial_state_scale=scale, slots=steps)
 
     def run(self, sampler: rdk.Sampler, dtype: torch.dtype, backend: str | None = None):
-        model = tiny_model(self.weights, GROUPED if self.grouped else CONFIG, dtype)
-        model.backend = backend
+        model = tiny_model(self.weights, GROUPED if self.grouped else CONFIG, dtype, backend)
         return rdk.generate(
             model,
             random_prompts(self.weights, self.lengths),

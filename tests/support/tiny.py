@@ -58,7 +58,10 @@ def random_tensors(
 
 
 def tiny_model(
-    seed: int, config: ModelConfig = CONFIG, dtype: torch.dtype = torch.float32
+    seed: int,
+    config: ModelConfig = CONFIG,
+    dtype: torch.dtype = torch.float32,
+    backend: str | None = None,
 ) -> RecurrentDepthModel:
     """A model of :func:`random_tensors`, built without files."""
     tensors = random_tensors(config, seed, dtype)
@@ -87,7 +90,7 @@ def tiny_model(
         final_norm=tensors["transformer.ln_f.weight"],
         head=tensors.get("lm_head.weight", embedding),
     )
-    return RecurrentDepthModel(config, weights)
+    return RecurrentDepthModel(config, weights, backend=backend)
 
 
 def write_checkpoint(
