@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends import eager_blocks
 from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
 from rdkernels.ops.row_linear import check_scale, weight_dtype
 from rdkernels.ops.transformer_blocks import Tensors, check_blocks, default_scale
@@ -38,7 +38,7 @@ def _eager(
     expect(iterations >= 0, op, "iterations", "at least 0", iterations)
     check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows)
     blocks = (weights, key_caches, value_caches)
-    eager.core_iterations(
+    eager_blocks.core_iterations(
         adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
     )
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends import eager_blocks
 from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
 from rdkernels.ops.row_linear import weight_dtype
 
-BLOCK_TENSORS = eager.BLOCK_TENSORS
+BLOCK_TENSORS = eager_blocks.BLOCK_TENSORS
 
 Tensors = Sequence[torch.Tensor]
 
@@ -134,7 +134,7 @@ def _eager(
     check_blocks(op, hidden, width, weights, key_caches, value_caches, rows)
     if last_norm is not None:
         expect_tensor(op, "last_norm", last_norm, (width,), hidden.dtype, like=hidden)
-    return eager.transformer_blocks(
+    return eager_blocks.transformer_blocks(
         hidden, weights, key_caches, value_caches, *rows, eps, scale, interleaved, last_norm
     )
 
