@@ -192,9 +192,10 @@ class RecurrentDepthModel:
 
         ``scratch``: memory for them in the model's dtype, where that is not the dtype of ``out``.
         """
-        weight, native = self.weights.head, self._native("row_linear", normed)
+        weight = self.weights.head
         logits = out if out is not None and out.dtype == self.dtype else scratch
-        if native is None or logits is None:
+        native = None if logits is None else self._native("row_linear", normed)
+        if native is None:
             logits = self._linear(normed)(normed, weight)
         else:
             native.row_linear_out(normed, *values_and_scale(weight), out=(logits,))
