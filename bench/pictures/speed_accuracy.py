@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MODELS = ("demo", "demo-automaton")
+MODELS = ("demo", "demo-automaton", "demo-chained")
 NUM_STEPS, PROBLEMS = 32, 32
 DEPTHS = (32, 16, 8, 4, 2, 1)  # of autoregressive decoding
 INNER = (4, 2, 1)
-THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)
+THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 WAVEFRONTS = (2, 4)  # beside the default, at the default threshold
 DEFAULT_THRESHOLD, DEFAULT_WAVEFRONT = 0.03, 128
 
