@@ -91,7 +91,7 @@ def test_grid_of_the_speed_accuracy_figure():
     entrants = speed_accuracy.grid(speed_accuracy.Size())
     assert entrants[0].label == "autoregressive r=32"
     samplers = [entrant.sampler for entrant in entrants]
-    assert len({repr(sampler) for sampler in samplers}) == len(samplers) == 6 + 3 * (5 + 2)
+    assert len({repr(sampler) for sampler in samplers}) == len(samplers) == 6 + 3 * (6 + 2)
 
 
 @pytest.mark.parametrize(
