@@ -162,3 +162,17 @@ def test_the_default_threshold_is_the_criterions():
         assert policy.exit_threshold == criterion.default_threshold > 0
     changed = replace(rdk.AdaptiveDepth(), criterion="kl").wavefront_policy()
     assert changed.exit_threshold == CRITERIA["kl"].default_threshold
+
+
+@pytest.mark.parametrize("name", ["latent-diff", "cosine"])
+def test_criteria_of_the_op_measure_by_themselves(name, seed):
+    state, before = torch.randn(5, 8), torch.randn(5, 8)
+    depth = torch.arange(5, dtype=torch.int32)
+    check = ExitCheck(state, before, depth, depth == 0)
+    measured, kept = CRITERIA[name]().measure(check)
+    if name == "latent-diff":
+        expected = (state - before).norm(dim=1) / state.norm(dim=1)
+    else:
+        expected = 1 - torch.cosine_similarity(state, before)
+    torch.testing.assert_close(measured, expected, atol=1e-5, rtol=1e-5)
+    assert kept == {} and depth.tolist() == [0, 1, 2, 3, 4]
