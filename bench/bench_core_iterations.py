@@ -75,31 +75,31 @@ class Core(NamedTuple):
 
 
 def make_core(size: Size, rows: int, dtype: torch.dtype) -> Core:
-    inner, pages = size.heads * size.head_dim, (CONTEXT + rows) // PAGE_SIZE + 1
+    inner, pages = size.num_heads * size.head_dim, (CONTEXT + rows) // PAGE_SIZE + 1
 
     def matrix(*shape: int) -> torch.Tensor:
         return (torch.randn(shape) / shape[-1] ** 0.5).to(dtype)
 
     def block() -> Block:
-        one = torch.ones(size.width, dtype=dtype)
+        one = torch.ones(size.hidden_size, dtype=dtype)
         return Block(
             *(one, one, one, one),
-            wqkv=matrix(3 * inner, size.width),
-            qk_bias=torch.zeros(2 * size.heads, size.head_dim, dtype=dtype),
-            attn_proj=matrix(size.width, inner),
-            mlp_fc=matrix(2 * size.mlp_width, size.width),
-            mlp_proj=matrix(size.width, size.mlp_width),
+            wqkv=matrix(3 * inner, size.hidden_size),
+            qk_bias=torch.zeros(2 * size.num_heads, size.head_dim, dtype=dtype),
+            attn_proj=matrix(size.hidden_size, inner),
+            mlp_fc=matrix(2 * size.intermediate_size, size.hidden_size),
+            mlp_proj=matrix(size.hidden_size, size.intermediate_size),
         )
 
     def cache() -> LayerCache:
-        shape = (pages, PAGE_SIZE, size.heads, size.head_dim)
+        shape = (pages, PAGE_SIZE, size.num_heads, size.head_dim)
         return LayerCache(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype))
 
     angle = torch.rand(CONTEXT + rows, size.head_dim // 2) * 6
     cos_sin = torch.cat((angle.cos(), angle.sin()), dim=1)
     blocks = tuple(block() for _ in range(size.blocks))
     return Core(
-        adapter=matrix(size.width, 2 * size.width),
+        adapter=matrix(size.hidden_size, 2 * size.hidden_size),
         stack=BlockStack(blocks, cos_sin, EPS, size.head_dim**-0.5),
         caches=[cache() for _ in range(size.blocks)],
         rows=Rows(

@@ -67,7 +67,7 @@ from rdkernels import (
     generate,
     load_model,
 )
-from rdkernels.comparison import Contender
+from rdkernels.evaluation.compare import Contender
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import load_problems
 
@@ -113,7 +113,7 @@ def workload(
     size = weights_bytes(config, weights)
     with announced(f"{name}: {size / 1e9:.1f} GB of random weights"):
         model = create_random(config, weights)
-    tokens = torch.randint(config.vocabulary, (batch, 2), generator=torch.manual_seed(0))
+    tokens = torch.randint(config.vocab_size, (batch, 2), generator=torch.manual_seed(0))
     return Workload(name, model, tokens.tolist(), trained=False)
 
 

@@ -52,7 +52,7 @@ SECTIONS = ("tests", "sanitizers", "graphs", "ops", "model")
 
 def why_no_gpu() -> str | None:
     """None if there is a GPU to check, else why not."""
-    from rdkernels.environment import report
+    from rdkernels.diagnostics import report
 
     return report().gpu_reason
 

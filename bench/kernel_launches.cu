@@ -7,17 +7,17 @@
 // there.
 #include <cstdio>
 
-#include "rdkernels/advance_wavefront.cuh"
-#include "rdkernels/carry_rows.cuh"
-#include "rdkernels/exit_update.cuh"
-#include "rdkernels/inject_state.cuh"
-#include "rdkernels/recurrent_attention.cuh"
-#include "rdkernels/recurrent_attention_plain.cuh"
-#include "rdkernels/residual_norm.cuh"
-#include "rdkernels/rms_norm.cuh"
-#include "rdkernels/sample_tokens.cuh"
-#include "rdkernels/swiglu.cuh"
-#include "rdkernels/truncated_normal.cuh"
+#include "rdkernels/kernels/advance_wavefront.cuh"
+#include "rdkernels/kernels/carry_rows.cuh"
+#include "rdkernels/kernels/exit_update.cuh"
+#include "rdkernels/kernels/inject_state.cuh"
+#include "rdkernels/kernels/attention/recurrent_attention.cuh"
+#include "rdkernels/kernels/attention/plain.cuh"
+#include "rdkernels/kernels/residual_norm.cuh"
+#include "rdkernels/kernels/rms_norm.cuh"
+#include "rdkernels/kernels/sample_tokens.cuh"
+#include "rdkernels/kernels/swiglu.cuh"
+#include "rdkernels/kernels/truncated_normal.cuh"
 
 namespace {
 

@@ -12,14 +12,14 @@ from bench.gpu.session import HUGINN, Session
 from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers.loop import Prompt, WavefrontLoop
+from rdkernels.runtime.loop import Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing
 from rdkernels.samplers.sampling import Sampling
 
 RANDOM_MODELS = {
     "huginn": HUGINN,
     "huginn-small": dataclasses.replace(
-        HUGINN, prelude_layers=1, core_layers=1, coda_layers=1, vocabulary=4096
+        HUGINN, prelude_layers=1, core_layers=1, coda_layers=1, vocab_size=4096
     ),
 }
 
@@ -75,7 +75,7 @@ def full_wavefronts(
         buckets=buckets,
     )
     generator = torch.Generator().manual_seed(5)
-    prompts = torch.randint(model.config.vocabulary, (batch, context), generator=generator)
+    prompts = torch.randint(model.config.vocab_size, (batch, context), generator=generator)
     loop.admit({b: Prompt(tokens, limit, b) for b, tokens in enumerate(prompts.tolist())})
     while loop.num_rows < batch * rows:
         loop.step()

@@ -36,9 +36,9 @@ import torch
 from bench import support
 from bench.traffic import PassCounter, Passes, Traffic, counted
 from rdkernels import FixedDepth, generate
-from rdkernels.comparison import Contender
+from rdkernels.evaluation.compare import Contender
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers import OuterStep
+from rdkernels.runtime import OuterStep
 from rdkernels.samplers.schedule import WavefrontPolicy
 
 PROGRESS_SECONDS = 2.0

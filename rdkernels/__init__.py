@@ -9,7 +9,8 @@ from rdkernels._version import __version__
 from rdkernels.cache import SharedKVCache
 from rdkernels.engine import Completion, Engine, Update
 from rdkernels.errors import RdkernelsError
-from rdkernels.generation import GenerationOutput, generate
+from rdkernels.evaluation.score import Score, score
+from rdkernels.generate import GenerationOutput, generate
 from rdkernels.models import ModelConfig, RecurrentDepthModel, load_model, save_model
 from rdkernels.samplers import (
     AdaptiveDepth,
@@ -23,7 +24,6 @@ from rdkernels.samplers import (
     SelfSpeculative,
     TokenStable,
 )
-from rdkernels.scoring import Score, score
 from rdkernels.wavefront import Wavefront
 
 __all__ = [

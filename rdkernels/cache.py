@@ -1,7 +1,7 @@
 """The KV cache that all iterations of the core block share.
 
-One pool of pages per layer, ``key, value [pages, page_size, kv_heads, head_dim]``. A sequence owns
-pages through page tables: one for the prelude and coda layers, and for the core layers one per
+One pool of pages per layer, ``key, value [pages, page_size, num_kv_heads, head_dim]``. A sequence
+owns pages through page tables: one for the prelude and coda layers, and for the core layers one per
 *slot*. Iteration ``k`` works on slot ``k mod slots``: one slot (the default) means that every
 iteration overwrites the K/V of the one before it, ``slots = num_steps`` keeps them all.
 """
@@ -18,7 +18,7 @@ from rdkernels.errors import ArgumentError, CacheFullError
 
 @dataclass(frozen=True)
 class LayerCache:
-    """K/V pool of one layer: two tensors ``[pages, page_size, kv_heads, head_dim]``."""
+    """K/V pool of one layer: two tensors ``[pages, page_size, num_kv_heads, head_dim]``."""
 
     key: torch.Tensor
     value: torch.Tensor
@@ -74,7 +74,7 @@ class SharedKVCache:
 
     Args:
         prelude_layers, core_layers, coda_layers: layers of each part.
-        kv_heads, head_dim: shape of one cell.
+        num_kv_heads, head_dim: shape of one cell.
         max_sequences: sequences at a time.
         max_tokens: longest sequence.
         total_tokens: tokens that the pools hold together (default: every sequence at its longest).
@@ -92,7 +92,7 @@ class SharedKVCache:
         prelude_layers: int,
         core_layers: int,
         coda_layers: int,
-        kv_heads: int,
+        num_kv_heads: int,
         head_dim: int,
         max_sequences: int,
         max_tokens: int,
@@ -117,7 +117,7 @@ class SharedKVCache:
             pages = min(pages, -(-total_tokens // page_size))
 
         def layers(count: int, capacity: int) -> list[LayerCache]:
-            shape = (capacity, page_size, kv_heads, head_dim)
+            shape = (capacity, page_size, num_kv_heads, head_dim)
             # Zeros rather than empty: cells that no row has written are never read, but memory
             # that holds NaN bit patterns would make a mistake there hard to see on a CPU.
             return [

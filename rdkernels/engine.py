@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from rdkernels import requests
+from rdkernels import _validation as validation
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers.graphs import checked_buckets, default_buckets
-from rdkernels.samplers.loop import Place, Prompt, WavefrontLoop
+from rdkernels.runtime.graphs import checked_buckets, default_buckets
+from rdkernels.runtime.loop import Place, Prompt, WavefrontLoop
+from rdkernels.runtime.trace import OuterStep
 from rdkernels.samplers.policies import DiffusionForcing, Sampler
 from rdkernels.samplers.sampling import Sampling
-from rdkernels.samplers.trace import OuterStep
 
 _WHERE = "Engine.submit"
 
@@ -87,7 +87,7 @@ class Engine:
         log_probs: keep the log-probability of every token.
         drafts: report drafts with every update.
         buckets: row counts that outer steps are padded to; see
-            :mod:`rdkernels.samplers.graphs`. None: a default choice on CUDA, where each is
+            :mod:`rdkernels.runtime.graphs`. None: a default choice on CUDA, where each is
             captured as a graph; no padding elsewhere. Empty: never. Samplers whose outer steps
             depend on values ignore it: more than one slot, criteria other than ``latent-diff``
             and ``cosine``, ``TokenStable``.
@@ -113,18 +113,18 @@ class Engine:
     ) -> None:
         sampler = DiffusionForcing() if sampler is None else sampler
         sampling = Sampling() if sampling is None else sampling
-        requests.expect_type("Engine", "sampler", sampler, Sampler)
-        requests.expect_type("Engine", "sampling", sampling, Sampling)
-        requests.expect_count("Engine", "max_sequences", max_sequences, least=1)
-        requests.expect_seed("Engine", seed)
-        context = model.config.context
+        validation.expect_type("Engine", "sampler", sampler, Sampler)
+        validation.expect_type("Engine", "sampling", sampling, Sampling)
+        validation.expect_count("Engine", "max_sequences", max_sequences, least=1)
+        validation.expect_seed("Engine", seed)
+        context = model.config.context_length
         max_tokens = context if max_tokens is None else max_tokens
-        requests.expect_count("Engine", "max_tokens", max_tokens, least=2)
+        validation.expect_count("Engine", "max_tokens", max_tokens, least=2)
         if max_tokens > context:
             raise ArgumentError("Engine", "max_tokens", f"at most {context}", max_tokens)
         if cache_tokens is not None:
-            requests.expect_count("Engine", "cache_tokens", cache_tokens, least=1)
-        stops = requests.ids("Engine", "stop_tokens", stop_tokens, model.config.vocabulary)
+            validation.expect_count("Engine", "cache_tokens", cache_tokens, least=1)
+        stops = validation.ids("Engine", "stop_tokens", stop_tokens, model.config.vocab_size)
         if buckets is None:
             buckets = default_buckets(model)
         padded = checked_buckets("Engine", buckets)
@@ -142,7 +142,7 @@ class Engine:
             log_probs=log_probs,
             buckets=padded or None,
         )
-        self._ids = requests.SequenceIds()
+        self._ids = validation.SequenceIds()
         self._next = 0
         self._waiting: deque[_Request] = deque()
         self._places: list[_Request | None] = [None] * max_sequences
@@ -178,16 +178,16 @@ class Engine:
         Raises:
             ArgumentError: an empty or too long prompt, or a malformed option; nothing is queued.
         """
-        tokens = requests.prompt_ids(self.model, _WHERE, "prompt", prompt)
+        tokens = validation.prompt_ids(self.model, _WHERE, "prompt", prompt)
         if len(tokens) >= self.max_tokens:
             expected = f"fewer tokens than max_tokens = {self.max_tokens}"
             raise ArgumentError(_WHERE, "prompt", expected, len(tokens))
-        requests.expect_count(_WHERE, "max_new_tokens", max_new_tokens, least=1)
-        strings = requests.stop_string_list(self.model, _WHERE, stop_strings)
-        requests.expect_callable(_WHERE, "on_update", on_update)
+        validation.expect_count(_WHERE, "max_new_tokens", max_new_tokens, least=1)
+        strings = validation.stop_string_list(self.model, _WHERE, stop_strings)
+        validation.expect_callable(_WHERE, "on_update", on_update)
         if sequence_id is None:
             sequence_id = self._ids.next(tokens)
-        (sequence_id,) = requests.ids(_WHERE, "sequence_id", [sequence_id], 1 << 31)
+        (sequence_id,) = validation.ids(_WHERE, "sequence_id", [sequence_id], 1 << 31)
         limit = min(len(tokens) + int(max_new_tokens), self.max_tokens)
         if not self.loop.cache.could_fit(limit):
             expected = "a sequence that fits into the cache"

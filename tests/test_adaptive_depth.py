@@ -95,8 +95,8 @@ def test_a_function_decides(seed):
 
     def by_parity(check: ExitCheck) -> torch.Tensor:
         rows = len(check.depth)
-        assert check.state.shape == check.previous_state.shape == (rows, CONFIG.width)
-        assert check.logits.shape == (rows, CONFIG.vocabulary)
+        assert check.state.shape == check.previous_state.shape == (rows, CONFIG.hidden_size)
+        assert check.logits.shape == (rows, CONFIG.vocab_size)
         best = check.logits.argmax(dim=1)
         leaves = check.depth >= torch.where(best % 2 == 0, 2, 5)
         seen.append(tuple(t.tolist() for t in (best, check.depth, check.fresh, leaves)))

@@ -16,7 +16,7 @@ def make(**changes):
         prelude_layers=1,
         core_layers=2,
         coda_layers=1,
-        kv_heads=2,
+        num_kv_heads=2,
         head_dim=4,
         max_sequences=3,
         max_tokens=100,

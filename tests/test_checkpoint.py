@@ -299,9 +299,9 @@ def test_tensor_in_two_shards(sharded):
 
 def test_tokenizer_larger_than_the_vocabulary(tmp_path):
     folder = write_checkpoint(tmp_path / "m")
-    write_tokenizer(folder, CONFIG.vocabulary)
-    assert rdk.load_model(folder).tokenizer.vocabulary == CONFIG.vocabulary
-    write_tokenizer(folder, CONFIG.vocabulary + 1)
+    write_tokenizer(folder, CONFIG.vocab_size)
+    assert rdk.load_model(folder).tokenizer.vocabulary == CONFIG.vocab_size
+    write_tokenizer(folder, CONFIG.vocab_size + 1)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: 65 tokens"):
         rdk.load_model(folder)
 

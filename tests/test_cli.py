@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 
 import rdkernels
-from rdkernels import comparison
 from rdkernels.cli import main
-from rdkernels.live import LiveObserver
+from rdkernels.cli.ui.live import LiveObserver
+from rdkernels.evaluation import compare as comparison
 from rdkernels.models.demo import demo_path, load_problems
-from rdkernels.samplers import Autoregressive, DiffusionForcing, OuterStep
+from rdkernels.runtime import OuterStep
+from rdkernels.samplers import Autoregressive, DiffusionForcing
 
 PROMPT = load_problems("demo", 1)[0].prompt
 

@@ -12,10 +12,12 @@ import pytest
 from rich.console import Console
 
 import rdkernels as rdk
-from rdkernels import cli, viewers
+from rdkernels import cli
 from rdkernels.cli import main, samplers
+from rdkernels.cli.ui import viewers
 from rdkernels.models.demo import load_problems
-from rdkernels.samplers import SAMPLERS, OuterStep
+from rdkernels.runtime import OuterStep
+from rdkernels.samplers import SAMPLERS
 
 PROBLEM = load_problems("demo", 1)[0]
 GENERATE = ("generate", "--model", "demo", "--prompt", PROBLEM.prompt)

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 import rdkernels
-from rdkernels import comparison
+from rdkernels.cli.ui.terminal import comparison_table
+from rdkernels.evaluation import compare as comparison
 from rdkernels.models.demo import load_problems
 from rdkernels.samplers import SAMPLERS, Autoregressive
-from rdkernels.terminal import comparison_table
 
 
 @pytest.fixture(scope="module")

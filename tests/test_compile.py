@@ -176,7 +176,7 @@ def test_model_iterates_in_one_graph(seed):
     compiled = torch.compile(model.iterate, backend=counter, fullgraph=True)
     for count in (3, 5, 17):
         wavefront = rdk.Wavefront.from_lengths([0], [count])
-        x = torch.randn(count, 2 * model.config.width)
+        x = torch.randn(count, 2 * model.config.hidden_size)
         results = []
         for function in (compiled, model.iterate):
             cache = model.new_cache(1, 64)

@@ -19,16 +19,16 @@ RELEASED = json.loads((FOLDER / "config.json").read_text())
 def test_released_layout():
     config = ModelConfig.from_file(FOLDER / "config.json")
     assert config == ModelConfig(
-        width=64,
-        heads=2,
-        kv_heads=2,
+        hidden_size=64,
+        num_heads=2,
+        num_kv_heads=2,
         head_dim=32,
-        mlp_width=128,
+        intermediate_size=128,
         prelude_layers=2,
         core_layers=4,
         coda_layers=2,
-        context=256,
-        vocabulary=320,
+        context_length=256,
+        vocab_size=320,
         norm_eps=1e-6,
         rope_base=50000,
         qk_bias=True,

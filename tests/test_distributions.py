@@ -17,7 +17,7 @@ import rdkernels as rdk
 from tests.support.samplers import CHOICES, PENALISED, SAMPLERS
 from tests.support.tiny import CONFIG, random_prompts, tiny_model
 
-SMALL = replace(CONFIG, vocabulary=8)
+SMALL = replace(CONFIG, vocab_size=8)
 STEPS = 4
 EXACT = {
     "autoregressive": rdk.Autoregressive(STEPS, slots=STEPS, initial_state_scale=0.0),
@@ -37,7 +37,7 @@ def static(sampler: rdk.Sampler) -> rdk.Sampler:
 
 def forgetful(seed: int, config=CONFIG):
     model = tiny_model(seed, config, torch.float64)
-    model.weights.adapter[:, : config.width] = 0
+    model.weights.adapter[:, : config.hidden_size] = 0
     return model
 
 
@@ -59,7 +59,7 @@ def test_every_sampler_draws_the_same_tokens_where_depth_is_nothing(seed, name):
 
 def probabilities(model, prompt: list[int], sampling: rdk.Sampling, length: int) -> torch.Tensor:
     """``[V] * length`` of every continuation, from plain forward passes."""
-    vocabulary = model.config.vocabulary
+    vocabulary = model.config.vocab_size
     if length == 0:
         return torch.ones(())
     logits, _ = model.forward(torch.tensor([prompt]), STEPS, slots=STEPS, initial_state_scale=0.0)
@@ -95,7 +95,7 @@ def frequencies(model, sampler, sampling, count: int, length: int) -> torch.Tens
         seed=11,
         sequence_ids=list(range(count)),
     )
-    counts = torch.zeros([model.config.vocabulary] * length)
+    counts = torch.zeros([model.config.vocab_size] * length)
     for tokens in out.tokens:
         counts[tuple(tokens)] += 1
     return counts

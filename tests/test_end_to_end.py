@@ -20,8 +20,8 @@ from bench.gpu.session import HUGINN, TINY
 from bench.steady_decode import Decoding, SteadyPart, Workload, WrongResult
 from bench.traffic import Passes, Traffic, counted
 from rdkernels import AdaptiveDepth, Autoregressive, DiffusionForcing, FixedDepth, generate
-from rdkernels.comparison import Contender
-from rdkernels.samplers import OuterStep
+from rdkernels.evaluation.compare import Contender
+from rdkernels.runtime import OuterStep
 from tests.support.tiny import CONFIG, GROUPED, tiny_model
 from tools.native_build import ROOT
 

@@ -51,7 +51,7 @@ class Traffic:
 
     def submit(self) -> None:
         length = self.rng.choice([1, 2, 5, 17, 40])
-        prompt = [self.rng.randrange(CONFIG.vocabulary) for _ in range(length)]
+        prompt = [self.rng.randrange(CONFIG.vocab_size) for _ in range(length)]
         asked = Asked(prompt, self.rng.choice([1, 2, 6, 14]), self.rng.randrange(1 << 31))
         number = self.engine.submit(
             prompt,
@@ -102,7 +102,7 @@ def check_traffic(seed: int, name: str, operations: int, **engine_options: objec
     options = {
         "sampler": SAMPLERS[name],
         "sampling": rng.choice([*CHOICES.values(), PENALISED]),
-        "stop_tokens": rng.sample(range(CONFIG.vocabulary), rng.choice([0, 3])),
+        "stop_tokens": rng.sample(range(CONFIG.vocab_size), rng.choice([0, 3])),
         "seed": seed,
         "max_tokens": 60,
         "log_probs": True,

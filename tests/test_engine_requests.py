@@ -67,7 +67,7 @@ def test_streams_give_the_tokens_in_order(model, sampler):
     assert updates[-1].drafts == others[-1].drafts == []
     widest = sampler.wavefront_policy().max_wavefront
     assert all(len(update.drafts) < max(widest, 2) for update in updates)
-    assert all(0 <= t < CONFIG.vocabulary for update in updates for t in update.drafts)
+    assert all(0 <= t < CONFIG.vocab_size for update in updates for t in update.drafts)
 
 
 def test_a_stream_may_be_left_and_the_request_goes_on(model):
@@ -276,9 +276,9 @@ BAD_ENGINES = [
     ("sampling", {"sampling": 0.7}),
     ("max_sequences", {"max_sequences": 0}),
     ("max_tokens", {"max_tokens": 1}),
-    ("max_tokens", {"max_tokens": CONFIG.context + 1}),
+    ("max_tokens", {"max_tokens": CONFIG.context_length + 1}),
     ("cache_tokens", {"cache_tokens": 0}),
-    ("stop_tokens", {"stop_tokens": [CONFIG.vocabulary]}),
+    ("stop_tokens", {"stop_tokens": [CONFIG.vocab_size]}),
     ("seed", {"seed": -1}),
     ("buckets", {"buckets": (4, 2)}),
 ]
@@ -292,7 +292,7 @@ def test_malformed_engine_options(model, name, options):
 
 BAD_REQUESTS = [
     ("prompt", [], {}),
-    ("prompt", [CONFIG.vocabulary], {}),
+    ("prompt", [CONFIG.vocab_size], {}),
     ("prompt", "text", {}),
     ("prompt", [1] * 100, {}),
     ("max_new_tokens", [1], {"max_new_tokens": 0}),
@@ -329,7 +329,7 @@ def test_an_unknown_stream_is_refused_at_once(model):
 
 
 def test_log_probs_of_a_forbidden_token_never_come_out(model):
-    only = rdk.Sampling(logit_bias={t: -math.inf for t in range(1, CONFIG.vocabulary)})
+    only = rdk.Sampling(logit_bias={t: -math.inf for t in range(1, CONFIG.vocab_size)})
     out = rdk.generate(model, [[1]], sampler=SHORT, sampling=only, max_new_tokens=3, log_probs=True)
     assert out.tokens == [[0, 0, 0]]
     assert out.log_probs == [[0.0, 0.0, 0.0]]

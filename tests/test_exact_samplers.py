@@ -124,7 +124,7 @@ def test_fewer_slots_still_end(seed, sampler, slots):
             trace=True,
         )
         assert [len(tokens) for tokens in out.tokens] == [11] * 3
-        assert all(0 <= token < CONFIG.vocabulary for tokens in out.tokens for token in tokens)
+        assert all(0 <= token < CONFIG.vocab_size for tokens in out.tokens for token in tokens)
         assert out.stats.depths == [[8] * 11] * 3
         assert len(out.trace.steps) <= 10 * len(sampler.wavefront_policy().phases) * 3
 
@@ -143,7 +143,7 @@ def test_the_slots_of_the_lossless_wavefront_follow_num_steps():
 def forgetful(seed: int, **options: object):
     """A model whose core forgets its state: one iteration is as good as many."""
     model = tiny_model(seed, **options)
-    model.weights.adapter[:, : model.config.width] = 0
+    model.weights.adapter[:, : model.config.hidden_size] = 0
     return model
 
 

@@ -56,7 +56,7 @@ def test_output_of_plain_ids(model):
     out = rdk.generate(model, [[1, 2, 3]], sampler=SHORT, max_new_tokens=4)
     assert out.texts is None
     assert out.trace is None
-    assert all(type(token) is int and 0 <= token < CONFIG.vocabulary for token in out.tokens[0])
+    assert all(type(token) is int and 0 <= token < CONFIG.vocab_size for token in out.tokens[0])
 
 
 def test_the_default_sampler_is_diffusion_forcing(model):
@@ -88,7 +88,7 @@ def test_defaults_are_the_papers():
 
 def test_text_prompts(tmp_path, seed):
     folder = write_checkpoint(tmp_path / "m", seed=seed)
-    write_tokenizer(folder, CONFIG.vocabulary)
+    write_tokenizer(folder, CONFIG.vocab_size)
     model = rdk.load_model(folder)
     out = rdk.generate(model, ["w1 w2 w3", "w9"], sampler=SHORT, max_new_tokens=3)
     ids = rdk.generate(model, [[1, 2, 3], [9]], sampler=SHORT, max_new_tokens=3)
@@ -107,11 +107,11 @@ def test_no_prompts(model):
 
 def test_no_new_tokens(forbidden):
     """Not a pass over the model, and a full context is no error then."""
-    prompts = [[1, 2], [3] * CONFIG.context]
+    prompts = [[1, 2], [3] * CONFIG.context_length]
     out = rdk.generate(forbidden, prompts, max_new_tokens=0, trace=True)
     assert out.tokens == out.stats.depths == [[], []]
     assert out.stats.sequence_core_iterations == [0, 0]
-    assert out.trace.prompt_lengths == [2, CONFIG.context]
+    assert out.trace.prompt_lengths == [2, CONFIG.context_length]
     assert out.trace.steps == []
 
 
@@ -143,10 +143,10 @@ def test_generate_records_no_gradients(seed):
     assert all(tensor.grad is None for tensor in model.weights.tensors())
 
 
-FULL = [1] * CONFIG.context
+FULL = [1] * CONFIG.context_length
 BAD = {
     "empty prompt": ([[1], []], {}, r"prompts\[1\]"),
-    "id too large": ([[1], [2, CONFIG.vocabulary]], {}, r"prompts\[1\]"),
+    "id too large": ([[1], [2, CONFIG.vocab_size]], {}, r"prompts\[1\]"),
     "negative id": ([[-1]], {}, r"prompts\[0\]"),
     "fraction": ([[1.5]], {}, r"prompts\[0\]"),
     "nan": ([[math.nan]], {}, r"prompts\[0\]"),
@@ -164,7 +164,7 @@ BAD = {
     "half a token": ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens"),
     "count as text": ([[1]], {"max_new_tokens": "4"}, "max_new_tokens"),
     "no count": ([[1]], {"max_new_tokens": None}, "max_new_tokens"),
-    "stop outside": ([[1]], {"stop_tokens": [CONFIG.vocabulary]}, "stop_tokens"),
+    "stop outside": ([[1]], {"stop_tokens": [CONFIG.vocab_size]}, "stop_tokens"),
     "negative stop": ([[1]], {"stop_tokens": [-1]}, "stop_tokens"),
     "stop fraction": ([[1]], {"stop_tokens": [1.5]}, "stop_tokens"),
     "stop as number": ([[1]], {"stop_tokens": 3}, "stop_tokens"),

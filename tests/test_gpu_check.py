@@ -18,11 +18,11 @@ from bench.gpu import checks, correctness, graphs, model_bench, op_cases, schema
 from bench.gpu.op_cases import OpCase, attention, small_cases, timed_cases
 from bench.gpu.session import HUGINN, Session, gb_per_second, rates
 from rdkernels.backends import native
-from rdkernels.environment import report as environment
+from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
 from rdkernels.ops import _registry as registry
-from rdkernels.samplers import graphs as step_graphs
+from rdkernels.runtime import graphs as step_graphs
 from tests.support.checking import assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT

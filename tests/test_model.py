@@ -10,9 +10,9 @@ import torch
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
 from rdkernels.models.blocks import Rows, few_rows, rotary_table
+from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
-from rdkernels.samplers.prefill import prefill_states
 from tests.support.reference import DenseModel
 from tests.support.tiny import CONFIG, GROUPED, random_prompts, tiny_model
 
@@ -112,7 +112,7 @@ def test_packed_rows_are_independent(seed):
     together = run([0, 1, 2, 3])
     for b in range(4):
         torch.testing.assert_close(run([b])[0], together[b], atol=1e-4, rtol=1e-4)
-    assert together[1].shape == (0, CONFIG.vocabulary)
+    assert together[1].shape == (0, CONFIG.vocab_size)
 
 
 def test_inactive_rows_leave_the_cache_alone(seed):
@@ -126,7 +126,7 @@ def test_inactive_rows_leave_the_cache_alone(seed):
     keys = cache.prelude[0].key.clone()
     active = torch.tensor([True, False, True, False, False, True])
     masked = rdk.Wavefront(whole.cu_rows, whole.start, 6, active)
-    other = torch.where(active, tokens, (tokens + 1) % CONFIG.vocabulary)
+    other = torch.where(active, tokens, (tokens + 1) % CONFIG.vocab_size)
     again = model.embed(other, model.rows(masked, cache.page_table()), cache)
     torch.testing.assert_close(again[active], embed[active], atol=1e-6, rtol=1e-6)
     assert torch.isfinite(again).all()
@@ -144,8 +144,8 @@ def test_zero_rows(seed):
     rows = model.rows(wavefront, cache.page_table())
     embed = model.embed(torch.empty(0, dtype=torch.int64), rows, cache)
     state = model.iterate(torch.cat((embed, embed), dim=1), rows, cache)
-    assert embed.shape == state.shape == (0, CONFIG.width)
-    assert model.decode(state, rows, cache).shape == (0, CONFIG.vocabulary)
+    assert embed.shape == state.shape == (0, CONFIG.hidden_size)
+    assert model.decode(state, rows, cache).shape == (0, CONFIG.vocab_size)
 
 
 def test_decode_of_selected_rows(seed):
@@ -153,7 +153,7 @@ def test_decode_of_selected_rows(seed):
     cache = model.new_cache(1, 16)
     cache.reserve(0, 5)
     rows = model.rows(rdk.Wavefront.from_lengths([0], [5]), cache.page_table())
-    state = torch.randn(5, CONFIG.width)
+    state = torch.randn(5, CONFIG.hidden_size)
     every = model.decode(state, rows, cache)
     select = torch.tensor([4, 1])
     torch.testing.assert_close(model.decode(state, rows, cache, select), every[select])
@@ -184,7 +184,7 @@ def test_initial_states_are_keyed_by_the_seed(seed):
 
 def test_states_start_with_the_deviation_of_training(seed):
     """sqrt(2 / (5 D)) * sqrt(D), cut at three deviations: of every position and sequence."""
-    from rdkernels.samplers.prefill import initial_states
+    from rdkernels.models.prefill import initial_states
 
     model = tiny_model(seed)
     keys = rdk.Wavefront.from_lengths([0], [2000]).row_keys(torch.tensor([3]).int(), None)
@@ -198,7 +198,7 @@ def test_states_start_with_the_deviation_of_training(seed):
 def test_rotary_table():
     table = rotary_table(CONFIG, torch.device("cpu"))
     half = CONFIG.head_dim // 2
-    assert table.shape == (CONFIG.context, CONFIG.head_dim)
+    assert table.shape == (CONFIG.context_length, CONFIG.head_dim)
     torch.testing.assert_close(table[:, :half] ** 2 + table[:, half:] ** 2, torch.ones(160, half))
     torch.testing.assert_close(table[7, half], torch.tensor(7.0).sin())
 
@@ -206,13 +206,19 @@ def test_rotary_table():
 def test_parameter_bytes():
     model = tiny_model(0)
     c = CONFIG
-    block = 4 * c.width + 3 * c.width**2 + 4 * c.head_dim + c.width**2 + 3 * c.mlp_width * c.width
-    adapter = 2 * c.width**2
+    block = (
+        4 * c.hidden_size
+        + 3 * c.hidden_size**2
+        + 4 * c.head_dim
+        + c.hidden_size**2
+        + 3 * c.intermediate_size * c.hidden_size
+    )
+    adapter = 2 * c.hidden_size**2
     assert model.parameter_bytes("core") == 4 * (adapter + c.core_layers * block)
-    outside = c.vocabulary * c.width + c.width  # the head is the embedding
+    outside = c.vocab_size * c.hidden_size + c.hidden_size  # the head is the embedding
     assert model.parameter_bytes() == 4 * (adapter + 4 * block + outside)
     assert tiny_model(0, replace(c, tie_embeddings=False)).parameter_bytes() == (
-        model.parameter_bytes() + 4 * c.vocabulary * c.width
+        model.parameter_bytes() + 4 * c.vocab_size * c.hidden_size
     )
 
 
@@ -220,11 +226,11 @@ def test_parameter_bytes():
     ("tokens", "num_steps", "named"),
     [
         (torch.zeros(3, dtype=torch.int64), 2, "tokens"),
-        (torch.full((1, 3), CONFIG.vocabulary), 2, "tokens"),
+        (torch.full((1, 3), CONFIG.vocab_size), 2, "tokens"),
         (torch.full((1, 3), -1), 2, "tokens"),
         (torch.zeros(1, 3), 2, "tokens"),
         (torch.zeros(1, 0, dtype=torch.int64), 2, "tokens"),
-        (torch.zeros(1, CONFIG.context + 1, dtype=torch.int64), 2, "tokens"),
+        (torch.zeros(1, CONFIG.context_length + 1, dtype=torch.int64), 2, "tokens"),
         (torch.zeros(1, 3, dtype=torch.int64), 0, "num_steps"),
     ],
 )
@@ -255,20 +261,20 @@ def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
     active = torch.tensor([True, False, True, True, True, True, False, True, True])
     front = rdk.Wavefront.from_lengths([0, 0], [4, 3])  # two more rows are padding
     rows = Rows(cache.core_page_table(0), front.cu_rows, front.start, active)
-    adapter_input = torch.randn(9, 2 * CONFIG.width)
+    adapter_input = torch.randn(9, 2 * CONFIG.hidden_size)
     before = adapter_input.clone()
     state = model.iterate(adapter_input, rows, cache, iterations=2)
     assert state.data_ptr() == adapter_input.data_ptr()
-    assert state.shape == (9, CONFIG.width) and torch.isfinite(state).all()
-    assert torch.equal(adapter_input[:, CONFIG.width :], before[:, CONFIG.width :])
+    assert state.shape == (9, CONFIG.hidden_size) and torch.isfinite(state).all()
+    assert torch.equal(adapter_input[:, CONFIG.hidden_size :], before[:, CONFIG.hidden_size :])
     live = torch.tensor([True, False, True, True, True, True, False, False, False])
-    moved = (state != before[:, : CONFIG.width]).any(1)
+    moved = (state != before[:, : CONFIG.hidden_size]).any(1)
     assert torch.equal(moved, live)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_iterations_in_one_call_or_in_several(seed, dtype):
-    start = torch.randn(5, 2 * CONFIG.width).to(dtype)
+    start = torch.randn(5, 2 * CONFIG.hidden_size).to(dtype)
 
     def run(pieces, backend=None):
         model = tiny_model(seed, dtype=dtype, backend=backend)
@@ -291,18 +297,18 @@ def test_iterations_in_one_call_or_in_several(seed, dtype):
 @pytest.mark.parametrize("backend", PATHS.values(), ids=PATHS.keys())
 @pytest.mark.parametrize("num_rows", [3, 300])  # 300: more than go through the blocks in one call
 def test_results_into_given_memory(seed, backend, num_rows):
-    config = replace(CONFIG, context=320)
+    config = replace(CONFIG, context_length=320)
     model = tiny_model(seed, config, backend=backend)
     cache = model.new_cache(1, num_rows)
     cache.reserve(0, num_rows)
     rows = model.rows(rdk.Wavefront.from_lengths([0], [num_rows]), cache.page_table())
     tokens = torch.tensor(random_prompts(seed, [num_rows])[0])
-    adapter_input = torch.zeros(num_rows, 2 * config.width)
-    out = adapter_input[:, config.width :]
+    adapter_input = torch.zeros(num_rows, 2 * config.hidden_size)
+    out = adapter_input[:, config.hidden_size :]
     assert model.embed(tokens, rows, cache, out=out) is out
     assert torch.equal(out, model.embed(tokens, rows, cache))
-    assert not adapter_input[:, : config.width].any()
-    logits = torch.zeros(1, config.vocabulary)
+    assert not adapter_input[:, : config.hidden_size].any()
+    logits = torch.zeros(1, config.vocab_size)
     select = torch.tensor([num_rows - 1])
     assert model.decode(out, rows, cache, select, out=logits) is logits
     assert torch.equal(logits, model.decode(out, rows, cache, select))
@@ -313,7 +319,7 @@ def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
     model = tiny_model(seed, dtype=torch.bfloat16)
     if reasons("core_iterations", "cpu", torch.bfloat16)["native"]:
         pytest.skip("no native kernels")
-    few, many = (torch.zeros(n, CONFIG.width, dtype=torch.bfloat16) for n in (64, 65))
+    few, many = (torch.zeros(n, CONFIG.hidden_size, dtype=torch.bfloat16) for n in (64, 65))
     assert model._native("core_iterations", few) and not model._native("core_iterations", many)
     later = Rows(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
     assert model._native("row_linear", few) and not model._native("core_iterations", few, later)

@@ -14,7 +14,7 @@ import rdkernels as rdk
 from bench.gpu.session import TINY
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
-from rdkernels.samplers.loop import Prompt, WavefrontLoop
+from rdkernels.runtime.loop import Prompt, WavefrontLoop
 from tests.support.tiny import random_prompts, tiny_model
 
 needs_native = pytest.mark.skipif(

@@ -12,7 +12,8 @@ import rdkernels as rdk  # noqa: E402
 from rdkernels import plots  # noqa: E402
 from rdkernels.cli import main  # noqa: E402
 from rdkernels.models.demo import load_problems  # noqa: E402
-from rdkernels.samplers import SAMPLERS, OuterStep, Trace  # noqa: E402
+from rdkernels.runtime import OuterStep, Trace  # noqa: E402
+from rdkernels.samplers import SAMPLERS  # noqa: E402
 
 CHARTS = [plots.depths, plots.commits, plots.acceptance]
 PROMPTS = [problem.prompt for problem in load_problems("demo", 2)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rdkernels as rdk
-from rdkernels import comparison
 from rdkernels.errors import ArgumentError, CheckpointError
+from rdkernels.evaluation import compare as comparison
 from rdkernels.models.demo import load_problems
 from rdkernels.models.mapped import page_out
 from rdkernels.models.quantized import QuantizedWeight
@@ -102,7 +102,7 @@ def test_int8_model_computes_what_its_weights_say(tmp_path, seed, dtype, backend
             tensors[name] = QuantizedWeight.from_weight(tensor).dequantized()
     folder = write_checkpoint(tmp_path / "m", GROUPED, tensors)
     model = rdk.load_model(folder, dtype=dtype, weights="int8", backend=backend)
-    tokens = torch.randint(GROUPED.vocabulary, (2, 40))
+    tokens = torch.randint(GROUPED.vocab_size, (2, 40))
     exact, _ = rdk.load_model(folder, dtype="float64").forward(tokens, 4, seed=seed)
     same, _ = rdk.load_model(folder, dtype=dtype).forward(tokens, 4, seed=seed)
     logits, _ = model.forward(tokens, 4, seed=seed)
@@ -115,10 +115,10 @@ def test_int8_blocks_take_one_call(tmp_path, seed, num_rows, monkeypatch):
     """With the results of the ops one by one, to the bit, whatever the number of rows."""
     if reasons("core_iterations", "cpu", torch.bfloat16)["native"]:
         pytest.skip("no native kernels")
-    config = replace(CONFIG, context=96)
+    config = replace(CONFIG, context_length=96)
     tensors = random_tensors(config, seed, torch.bfloat16)
     model = rdk.load_model(write_checkpoint(tmp_path / "m", config, tensors), weights="int8")
-    tokens = torch.randint(config.vocabulary, (1, num_rows))
+    tokens = torch.randint(config.vocab_size, (1, num_rows))
     called, real = [], RecurrentDepthModel._native
 
     def listen(self, name, x, rows=None):

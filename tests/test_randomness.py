@@ -122,7 +122,9 @@ def test_each_source_of_randomness_alone_counts(seed, changes):
 def test_a_draft_settles_when_its_logits_do(model):
     """Sampling draws once per position: rows at a fixed point predict the same token every step."""
     sampler = replace(SAMPLER, exit_threshold=0.0, depth_limit=40, noise=0.0, max_wavefront=4)
-    model.weights.adapter[:, : model.config.width] = 0  # the state is forgotten: settled at once
+    model.weights.adapter[:, : model.config.hidden_size] = (
+        0  # the state is forgotten: settled at once
+    )
     out = rdk.generate(
         model, [[3, 4]], sampler=sampler, sampling=HOT, max_new_tokens=5, trace=True, seed=8
     )

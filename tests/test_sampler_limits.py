@@ -11,8 +11,8 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.runtime.step import OuterStepProgram
 from rdkernels.samplers import FreezeRule, RowStatus
-from rdkernels.samplers.step import OuterStepProgram
 from tests.support.reference import ReferenceSampler
 from tests.support.samplers import (
     CHOICES,
@@ -135,7 +135,7 @@ def test_lengths(seed, sampler):
 
 @every_sampler
 def test_context_limit(seed, sampler):
-    context = CONFIG.context
+    context = CONFIG.context_length
     lengths = [context - 1, context - 2, context - 4, 3]
     prompts = random_prompts(seed, lengths)
     out = rdk.generate(tiny_model(seed), prompts, sampler=sampler, max_new_tokens=6)

@@ -40,7 +40,7 @@ def test_reference_loop(seed, trial):
     sampling = rng.choice([*CHOICES.values(), PENALISED])
     print(policy, sampling)
     (prompt,) = random_prompts(seed, [rng.choice([1, 2, 9, 62])])
-    stops = tuple(rng.sample(range(CONFIG.vocabulary), rng.choice([0, 0, 6])))
+    stops = tuple(rng.sample(range(CONFIG.vocab_size), rng.choice([0, 0, 6])))
     reference = ReferenceSampler(model, policy, sampling, seed, sequence_id=5)
     expected = reference.run(prompt, len(prompt) + 9, stops)
     out = rdk.generate(
@@ -235,7 +235,7 @@ def test_fresh_rows_start_from_their_own_keyed_state(seed, monkeypatch):
             if depth == sampler.inner_recurrence:
                 key = torch.tensor([[77, step.start[0] + row, 0]], dtype=torch.int32)
                 std = 0.5 * model.config.state_std
-                expected = rdk.ops.truncated_normal(key, CONFIG.width, std, 9)
+                expected = rdk.ops.truncated_normal(key, CONFIG.hidden_size, std, 9)
                 assert torch.equal(given[1][row], expected[0])
                 fresh += 1
     assert fresh >= 5
@@ -289,7 +289,7 @@ def test_freeze_rules_by_hand():
 def test_diffusion_needs_fewer_iterations_where_states_converge(seed):
     """What the sampler is for: a core that contracts, so that rows settle and drafts hold."""
     model = tiny_model(seed, dtype=torch.float64)
-    model.weights.adapter[:, : CONFIG.width] *= 0.01
+    model.weights.adapter[:, : CONFIG.hidden_size] *= 0.01
     ar = rdk.generate(model, [[1, 2, 3]], sampler=rdk.Autoregressive(16), max_new_tokens=24)
     sampler = rdk.DiffusionForcing(16, inner_recurrence=4, exit_threshold=1e-4, momentum=0.0)
     out = rdk.generate(model, [[1, 2, 3]], sampler=sampler, max_new_tokens=24)

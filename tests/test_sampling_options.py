@@ -98,7 +98,7 @@ def test_greedy_tokens_are_those_of_a_plain_recomputation(seed, name):
     for prompt, tokens in zip(prompts, out.tokens, strict=True):
         line, dense = prompt + tokens, DenseModel(model)
         positions = list(range(len(line)))
-        state = torch.zeros(len(line), CONFIG.width)
+        state = torch.zeros(len(line), CONFIG.hidden_size)
         embed = dense.embed(line, positions)
         for k in range(3):
             state = dense.iterate(state, embed, [k] * len(line), positions)
@@ -136,7 +136,7 @@ def test_lossless_drafts_do_not_show_in_the_tokens(seed, sampling):
 def test_forbidden_tokens_never_appear(seed, sampler, temperature):
     model, prompts = tiny_model(seed), random_prompts(seed, LENGTHS)
     allowed = {7, 21}
-    bias = {t: -math.inf for t in range(CONFIG.vocabulary) if t not in allowed}
+    bias = {t: -math.inf for t in range(CONFIG.vocab_size) if t not in allowed}
     sampling = rdk.Sampling(temperature=temperature, logit_bias=bias)
     options = {"sampler": sampler, "sampling": sampling, "max_new_tokens": 6, "seed": seed}
     out = rdk.generate(model, prompts, log_probs=True, **options)
@@ -148,7 +148,7 @@ def test_forbidden_tokens_never_appear(seed, sampler, temperature):
 def test_criteria_of_logits_stand_forbidden_tokens(seed, criterion):
     """-inf among the logits does not keep a row from converging."""
     sampler = rdk.AdaptiveDepth(60, criterion=criterion)
-    bias = {t: -math.inf for t in range(1, CONFIG.vocabulary, 2)}
+    bias = {t: -math.inf for t in range(1, CONFIG.vocab_size, 2)}
     out = rdk.generate(
         tiny_model(seed),
         [[2, 4]],
@@ -206,6 +206,6 @@ def test_malformed_biases_are_refused(value):
 def test_a_bias_outside_the_vocabulary_is_refused_before_any_work(monkeypatch):
     model = tiny_model(3)
     monkeypatch.setattr(model, "embed", None)
-    sampling = rdk.Sampling(logit_bias={CONFIG.vocabulary: 1.0})
+    sampling = rdk.Sampling(logit_bias={CONFIG.vocab_size: 1.0})
     with pytest.raises(ArgumentError, match=r"^Sampling: logit_bias: expected token ids below 64"):
         rdk.generate(model, [[1]], sampling=sampling)

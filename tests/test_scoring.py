@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import rdkernels as rdk
-from rdkernels import ops, scoring
+from rdkernels import ops
 from rdkernels.errors import ArgumentError
+from rdkernels.evaluation import score as scoring
 from tests.support.reference import DenseModel
 from tests.support.tiny import CONFIG, GROUPED, random_prompts, tiny_model, write_checkpoint
 from tests.test_checkpoint import write_tokenizer
@@ -29,7 +30,7 @@ def plain_logits(model, line, num_steps, seed, key, scale):
     dense, positions = DenseModel(model), list(range(len(line)))
     keys = torch.tensor([[key, p, 0] for p in positions], dtype=torch.int32)
     std = scale * model.config.state_std
-    state = ops.truncated_normal(keys, model.config.width, std, seed, backend="eager")
+    state = ops.truncated_normal(keys, model.config.hidden_size, std, seed, backend="eager")
     state = torch.zeros_like(state) if scale == 0 else state
     embed = dense.embed(line, positions)
     for k in range(num_steps):
@@ -80,7 +81,7 @@ def test_greedy_output_is_greedy_and_any_other_is_not(seed):
     sampler = rdk.Autoregressive(3, slots=3)
     out = rdk.generate(model, prompts, sampler=sampler, max_new_tokens=5, seed=seed)
     assert all(result.is_greedy for result in rdk.score(model, prompts, out.tokens, 3, seed=seed))
-    other = [[*tokens[:-1], (tokens[-1] + 1) % CONFIG.vocabulary] for tokens in out.tokens]
+    other = [[*tokens[:-1], (tokens[-1] + 1) % CONFIG.vocab_size] for tokens in out.tokens]
     for result in rdk.score(model, prompts, other, 3, seed=seed):
         assert result.greedy == [True] * 4 + [False] and not result.is_greedy
 
@@ -93,7 +94,7 @@ def test_batches_and_pieces_do_not_change_scores(pairs, seed, monkeypatch, max_r
     whole = rdk.score(model, *pairs, **options)
     sizes = []
     head = model.head
-    monkeypatch.setattr(scoring, "_PIECE", 2 * CONFIG.vocabulary + 5)
+    monkeypatch.setattr(scoring, "_PIECE", 2 * CONFIG.vocab_size + 5)
     monkeypatch.setattr(model, "head", lambda rows: (sizes.append(len(rows)), head(rows))[1])
     pieces = rdk.score(model, *pairs, **options, max_rows=max_rows)
     # Logits of the rows that predict a continuation's token, and of no others.
@@ -121,7 +122,7 @@ def test_one_prompt_twice_has_other_initial_states(seed):
 
 
 def test_probabilities_of_all_tokens_add_up_to_one(seed):
-    model, count = tiny_model(seed), CONFIG.vocabulary
+    model, count = tiny_model(seed), CONFIG.vocab_size
     every = [[token] for token in range(count)]
     found = rdk.score(model, [[1, 2, 3]] * count, every, num_steps=2, sequence_ids=[7] * count)
     assert sum(math.exp(result.log_prob) for result in found) == pytest.approx(1.0, abs=1e-4)
@@ -130,7 +131,7 @@ def test_probabilities_of_all_tokens_add_up_to_one(seed):
 
 def test_texts(tmp_path, seed):
     folder = write_checkpoint(tmp_path / "m", seed=seed)
-    write_tokenizer(folder, CONFIG.vocabulary)
+    write_tokenizer(folder, CONFIG.vocab_size)
     model = rdk.load_model(folder)
     text = rdk.score(model, ["w1 w2", "w3"], ["w4", "w5 w6"], num_steps=2)
     ids = rdk.score(model, [[1, 2], [3]], [[4], [5, 6]], num_steps=2)
@@ -141,13 +142,13 @@ def test_nothing_to_score(seed):
     assert rdk.score(tiny_model(seed), [], []) == []
 
 
-FULL = [1] * CONFIG.context
+FULL = [1] * CONFIG.context_length
 BAD = {
     "one string": (("ab", ["c"]), {}, "prompts"),
     "no list": (([[1]], None), {}, "continuations"),
     "empty prompt": (([[]], [[1]]), {}, r"prompts\[0\]"),
     "empty continuation": (([[1], [2]], [[1], []]), {}, r"continuations\[1\]"),
-    "id outside": (([[1]], [[CONFIG.vocabulary]]), {}, r"continuations\[0\]"),
+    "id outside": (([[1]], [[CONFIG.vocab_size]]), {}, r"continuations\[0\]"),
     "text without tokenizer": (([[1]], ["word"]), {}, r"continuations\[0\].*tokenizer"),
     "one too few": (([[1], [2]], [[1]]), {}, "continuations: expected 2"),
     "too long": (([FULL], [[1]]), {}, r"continuations\[0\]"),

@@ -16,9 +16,9 @@ import rdkernels as rdk
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.samplers import graphs
-from rdkernels.samplers.graphs import DEFAULT_BUCKETS, bucket_of
-from rdkernels.samplers.step import OuterStepProgram
+from rdkernels.runtime import graphs
+from rdkernels.runtime.graphs import DEFAULT_BUCKETS, bucket_of
+from rdkernels.runtime.step import OuterStepProgram
 from tests.support.fake_cuda_graph import FakeGraph, fake_graphs  # noqa: F401
 from tests.support.samplers import CHOICES, EAGER, PENALISED, SAMPLERS
 from tests.support.tiny import random_prompts, tiny_model

@@ -28,16 +28,16 @@ from rdkernels.models.stop_tokens import default_stop_tokens
 
 def tiny_config(task_name):
     return ModelConfig(
-        width=32,
-        heads=2,
-        kv_heads=2,
+        hidden_size=32,
+        num_heads=2,
+        num_kv_heads=2,
         head_dim=16,
-        mlp_width=48,
+        intermediate_size=48,
         prelude_layers=1,
         core_layers=1,
         coda_layers=1,
-        context=128,
-        vocabulary=-(-len(tasks.TASK_WORDS[task_name]) // 16) * 16,
+        context_length=128,
+        vocab_size=-(-len(tasks.TASK_WORDS[task_name]) // 16) * 16,
         mean_recurrence=4,
     )
 
@@ -66,7 +66,7 @@ def test_loss_falls_and_the_checkpoint_gives_equal_logits(task_name, tmp_path, m
     assert model.dtype == torch.float32
     prompt = tasks.held_out(task_name, 1)[0].prompt
     ids = torch.tensor([model.tokenizer.encode(prompt)])
-    zero = torch.zeros(*ids.shape, model.config.width)
+    zero = torch.zeros(*ids.shape, model.config.hidden_size)
     with torch.no_grad():
         expected = trained[-1](ids, num_steps=3, initial_state=zero)
     logits, _ = model.forward(ids, num_steps=3, initial_state_scale=0.0)
@@ -84,7 +84,7 @@ def test_the_shipped_weights_fit_the_training_model():
     ours = TrainingModel(model.config)
     ours.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
     ids = torch.tensor([model.tokenizer.encode(tasks.held_out("word-problems", 1)[0].prompt)])
-    zero = torch.zeros(*ids.shape, model.config.width)
+    zero = torch.zeros(*ids.shape, model.config.hidden_size)
     with torch.no_grad():
         expected = ours(ids, num_steps=4, initial_state=zero)
     logits, _ = model.forward(ids, num_steps=4, initial_state_scale=0.0)

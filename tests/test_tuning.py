@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 import rdkernels as rdk
-from rdkernels import comparison, tuning
 from rdkernels.cli import main
 from rdkernels.errors import ArgumentError
+from rdkernels.evaluation import compare as comparison
+from rdkernels.evaluation import tune as tuning
+from rdkernels.evaluation.tune import Grid, Trial, Tuning
 from rdkernels.models.demo import demo_path, load_problems
-from rdkernels.tuning import Grid, Trial, Tuning
 
 TINY = Grid(exit_threshold=(0.03, 10.0), inner_recurrence=(1, 2))
 COMMAND = ("tune", "--model", "demo", "--num-steps", "6", "--limit", "3", "--batch-size", "3")

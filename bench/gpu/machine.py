@@ -8,13 +8,13 @@ import subprocess
 import torch
 
 from bench.gpu.session import Session
-from rdkernels import environment
+from rdkernels import diagnostics
 from tools.native_build import ROOT
 
 
 def run(session: Session) -> dict:
     """Versions, providers, the GPU's properties and settings, and the commit."""
-    report = environment.report().to_json()
+    report = diagnostics.report().to_json()
     report["commit"] = _output(["git", "-C", str(ROOT), "rev-parse", "HEAD"])
     report["uncommitted_changes"] = bool(_output(["git", "-C", str(ROOT), "status", "--short"]))
     report["allow_tf32"] = torch.backends.cuda.matmul.allow_tf32

@@ -15,7 +15,7 @@ from rdkernels import ops
 from rdkernels.errors import RdkernelsError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS
-from rdkernels.samplers.graphs import reads_back
+from rdkernels.runtime.graphs import reads_back
 from rdkernels.wavefront import Wavefront
 
 INNER_RECURRENCE = 4
@@ -95,7 +95,7 @@ def cannot_serve(session: Session, backend: str | None) -> str | None:
 def _kv_bytes(session: Session, batch: int, rows: int, layers: int) -> int:
     """K/V of the past read once, those of the rows written once."""
     c = session.config
-    cell = 2 * c.kv_heads * c.head_dim * session.dtype.itemsize
+    cell = 2 * c.num_kv_heads * c.head_dim * session.dtype.itemsize
     return layers * batch * (session.context + rows) * cell
 
 
@@ -113,7 +113,7 @@ def core_iteration(
         layer.value.normal_()
     front = Wavefront.from_lengths([session.context] * batch, [rows] * batch, session.device)
     where = model.rows(front, cache.core_page_table(0))
-    inputs = session.random(batch * rows, 2 * session.config.width)
+    inputs = session.random(batch * rows, 2 * session.config.hidden_size)
 
     def call() -> torch.Tensor:
         return model.iterate(inputs, where, cache)

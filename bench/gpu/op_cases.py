@@ -98,13 +98,13 @@ def attention(session: Session, batch: int, rows: int) -> OpCase:
     """``batch`` sequences of ``rows`` rows each, behind ``session.context`` cached positions."""
     c, device, length = session.config, session.device, session.context + rows
     pages = -(-length // PAGE_SIZE)
-    count, heads = batch * rows, c.heads + 2 * c.kv_heads
+    count, heads = batch * rows, c.num_heads + 2 * c.num_kv_heads
     generator = torch.Generator(device).manual_seed(1)
     table = torch.randperm(batch * pages, generator=generator, device=device)
-    cache_shape = (batch * pages, PAGE_SIZE, c.kv_heads, c.head_dim)
+    cache_shape = (batch * pages, PAGE_SIZE, c.num_kv_heads, c.head_dim)
     arguments = (
         session.random(count, heads * c.head_dim),
-        session.random(c.heads + c.kv_heads, c.head_dim, seed=1),
+        session.random(c.num_heads + c.num_kv_heads, c.head_dim, seed=1),
         rotary_table(session),
         session.random(*cache_shape, seed=2),
         session.random(*cache_shape, seed=3),
@@ -115,20 +115,20 @@ def attention(session: Session, batch: int, rows: int) -> OpCase:
         c.head_dim**-0.5,
         True,
     )
-    cell = 2 * c.kv_heads * c.head_dim  # K and V of one position
-    elements = count * (heads + c.heads) * c.head_dim + (batch * session.context + count) * cell
+    cell = 2 * c.num_kv_heads * c.head_dim  # K and V of one position
+    elements = count * (heads + c.num_heads) * c.head_dim + (batch * session.context + count) * cell
     reach = batch * sum(session.context + i + 1 for i in range(rows))
     return OpCase(
         "recurrent_attention",
         f"{batch} x {rows} rows, context {session.context}",
         arguments,
         elements * arguments[0].element_size(),
-        4 * c.heads * c.head_dim * reach,
+        4 * c.num_heads * c.head_dim * reach,
     )
 
 
 def residual_norm(session: Session, rows: int) -> OpCase:
-    width = session.config.width
+    width = session.config.hidden_size
     delta, residual = session.random(2, rows, width).unbind()
     post, pre = session.random(2, width, seed=1).unbind()
     elements = 4 * rows * width + 2 * width
@@ -137,28 +137,33 @@ def residual_norm(session: Session, rows: int) -> OpCase:
 
 
 def rms_norm(session: Session, rows: int) -> OpCase:
-    width = session.config.width
+    width = session.config.hidden_size
     x, weight = session.random(rows, width), session.random(width, seed=1)
     elements = 2 * rows * width + width
     return OpCase("rms_norm", f"{rows} rows", (x, weight, 1e-6), elements * x.element_size())
 
 
 def swiglu(session: Session, rows: int) -> OpCase:
-    x = session.random(rows, 2 * session.config.mlp_width)
-    elements = 3 * rows * session.config.mlp_width
+    x = session.random(rows, 2 * session.config.intermediate_size)
+    elements = 3 * rows * session.config.intermediate_size
     return OpCase("swiglu", f"{rows} rows", (x,), elements * x.element_size())
 
 
 def row_linear(session: Session, rows: int) -> OpCase:
     c = session.config
-    x, weight = session.random(rows, c.width), session.random(c.width, c.width, seed=1)
-    moved = (2 * rows * c.width + c.width**2) * x.element_size()
-    return OpCase("row_linear", f"{rows} rows", (x, weight, None), moved, 2 * rows * c.width**2)
+    x, weight = (
+        session.random(rows, c.hidden_size),
+        session.random(c.hidden_size, c.hidden_size, seed=1),
+    )
+    moved = (2 * rows * c.hidden_size + c.hidden_size**2) * x.element_size()
+    return OpCase(
+        "row_linear", f"{rows} rows", (x, weight, None), moved, 2 * rows * c.hidden_size**2
+    )
 
 
 def inject_state(session: Session, rows: int, noise: bool, preserving: bool = False) -> OpCase:
     """``preserving``: noise that keeps the variance."""
-    width, device = session.config.width, session.device
+    width, device = session.config.hidden_size, session.device
     state, embed, previous = session.random(3, rows, width).unbind()
     depth = torch.arange(rows, dtype=torch.int32, device=device)
     weight = torch.full((rows,), 0.25, device=device) if noise else None
@@ -172,7 +177,7 @@ def inject_state(session: Session, rows: int, noise: bool, preserving: bool = Fa
 
 
 def exit_update(session: Session, rows: int) -> OpCase:
-    state, previous = session.random(2, rows, session.config.width).unbind()
+    state, previous = session.random(2, rows, session.config.hidden_size).unbind()
     depth = torch.zeros(rows, dtype=torch.int32, device=session.device)
     active = torch.ones(rows, dtype=torch.bool, device=session.device)
     arguments = (state, previous, depth, active, 4, 0.03, "latent-diff")
@@ -181,14 +186,14 @@ def exit_update(session: Session, rows: int) -> OpCase:
 
 
 def truncated_normal(session: Session, rows: int) -> OpCase:
-    width, keys = session.config.width, row_keys(session, rows)
+    width, keys = session.config.hidden_size, row_keys(session, rows)
     arguments = (keys, width, 1.0, 7, STREAM_INITIAL_STATE, session.dtype)
     moved = rows * width * session.dtype.itemsize
     return OpCase("truncated_normal", f"{rows} rows", arguments, moved)
 
 
 def sample_tokens(session: Session, rows: int, filters: str) -> OpCase:
-    logits = 3.0 * session.random(rows, session.config.vocabulary, dtype=torch.float32)
+    logits = 3.0 * session.random(rows, session.config.vocab_size, dtype=torch.float32)
     options = {
         "greedy": (None, 0.0, 0, 1.0, 0.0),
         "temperature": (row_keys(session, rows), 0.8, 0, 1.0, 0.0),
@@ -201,7 +206,7 @@ def sample_tokens(session: Session, rows: int, filters: str) -> OpCase:
 def advance_wavefront(session: Session, batch: int, rows: int, restart: bool) -> OpCase:
     """Half of the rows settled; with ``restart`` the next one is wrong."""
     device, length, count = session.device, session.context + rows + 8, batch * rows
-    sampled = torch.arange(count, device=device) % session.config.vocabulary
+    sampled = torch.arange(count, device=device) % session.config.vocab_size
     tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
     first = session.context - 1
     tokens[:, first + 1 : first + 1 + rows] = sampled.view(batch, rows)
@@ -220,7 +225,7 @@ def advance_wavefront(session: Session, batch: int, rows: int, restart: bool) ->
         small((batch,), length),
         small((batch,), first + 1),
         torch.arange(batch, dtype=torch.int32, device=device),
-        torch.tensor([session.config.vocabulary - 1], device=device),
+        torch.tensor([session.config.vocab_size - 1], device=device),
         1,
         128,
         restart,
@@ -232,13 +237,13 @@ def advance_wavefront(session: Session, batch: int, rows: int, restart: bool) ->
 
 def carry_rows(session: Session, rows: int, continuous: bool) -> OpCase:
     """The first row is committed and a fresh one takes its place at the front."""
-    state, embed = session.random(2, rows, session.config.width).unbind()
+    state, embed = session.random(2, rows, session.config.hidden_size).unbind()
     source = torch.arange(1, rows + 1, dtype=torch.int32, device=session.device)
     source[-1] = -rows
     bounds = torch.tensor([0, rows], dtype=torch.int32, device=session.device)
     arguments = (state, embed, source, row_keys(session, rows), bounds, 7, 1.0, continuous)
     read = 2 * rows - (1 if continuous else 2)
-    moved = (read + 2 * rows) * session.config.width * state.element_size()
+    moved = (read + 2 * rows) * session.config.hidden_size * state.element_size()
     label = f"{rows} rows{', continuous' if continuous else ''}"
     return OpCase("carry_rows", label, arguments, moved)
 

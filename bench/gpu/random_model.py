@@ -28,34 +28,34 @@ def random_model(session: Session, weights: str | None = None) -> RecurrentDepth
         return weight if weights is None else QuantizedWeight.from_weight(weight)
 
     def norm() -> torch.Tensor:
-        return session.random(c.width, seed=next(seeds)).mul_(0.1).add_(1.0)
+        return session.random(c.hidden_size, seed=next(seeds)).mul_(0.1).add_(1.0)
 
     def block() -> Block:
-        heads = c.heads + c.kv_heads
+        heads = c.num_heads + c.num_kv_heads
         bias = session.random(heads, c.head_dim, seed=next(seeds)) if c.qk_bias else None
         return Block(
             norm_1=norm(),
             norm_2=norm(),
             norm_3=norm(),
             norm_4=norm(),
-            wqkv=linear((heads + c.kv_heads) * c.head_dim, c.width),
+            wqkv=linear((heads + c.num_kv_heads) * c.head_dim, c.hidden_size),
             qk_bias=bias,
-            attn_proj=linear(c.width, c.heads * c.head_dim),
-            mlp_fc=linear(2 * c.mlp_width, c.width),
-            mlp_proj=linear(c.width, c.mlp_width),
+            attn_proj=linear(c.hidden_size, c.num_heads * c.head_dim),
+            mlp_fc=linear(2 * c.intermediate_size, c.hidden_size),
+            mlp_proj=linear(c.hidden_size, c.intermediate_size),
         )
 
     def blocks(count: int) -> tuple[Block, ...]:
         return tuple(block() for _ in range(count))
 
-    embedding = matrix(c.vocabulary, c.width)
+    embedding = matrix(c.vocab_size, c.hidden_size)
     all_weights = Weights(
         embedding=embedding,
         prelude=blocks(c.prelude_layers),
-        adapter=linear(c.width, 2 * c.width),
+        adapter=linear(c.hidden_size, 2 * c.hidden_size),
         core=blocks(c.core_layers),
         coda=blocks(c.coda_layers),
         final_norm=norm(),
-        head=quantize(embedding) if c.tie_embeddings else linear(c.vocabulary, c.width),
+        head=quantize(embedding) if c.tie_embeddings else linear(c.vocab_size, c.hidden_size),
     )
     return RecurrentDepthModel(c, all_weights)

@@ -13,20 +13,27 @@ import torch
 from rdkernels.models.config import ModelConfig
 
 HUGINN = ModelConfig(
-    width=5280,
-    heads=55,
-    kv_heads=55,
+    hidden_size=5280,
+    num_heads=55,
+    num_kv_heads=55,
     head_dim=96,
-    mlp_width=17920,
+    intermediate_size=17920,
     prelude_layers=2,
     core_layers=4,
     coda_layers=2,
-    context=4096,
-    vocabulary=65536,
+    context_length=4096,
+    vocab_size=65536,
 )
 # The same structure, small enough for any CPU; the head dim is one of the tensor-core kernel's.
 TINY = replace(
-    HUGINN, width=64, heads=2, kv_heads=2, head_dim=32, mlp_width=96, context=256, vocabulary=128
+    HUGINN,
+    hidden_size=64,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=96,
+    context_length=256,
+    vocab_size=128,
 )
 
 # A dry run has no times: what a CPU needs for it says nothing about a GPU.

@@ -29,16 +29,16 @@ SLOTS = (1, 32)  # of the cache: shared by all iterations, and one for each of 3
 ROUNDS, STEPS = 10, 5  # contexts take turns, so that a neighbour disturbs all of them
 CONFIG = dataclasses.replace(
     HUGINN,
-    width=512,
-    heads=8,
-    kv_heads=8,
+    hidden_size=512,
+    num_heads=8,
+    num_kv_heads=8,
     head_dim=64,
-    mlp_width=1408,
+    intermediate_size=1408,
     prelude_layers=1,
     core_layers=2,
     coda_layers=1,
-    context=CONTEXTS[-1] + ROWS + 2,
-    vocabulary=1024,
+    context_length=CONTEXTS[-1] + ROWS + 2,
+    vocab_size=1024,
 )
 
 

@@ -46,7 +46,7 @@ PRODUCTS = (256, 512, 1024, 2048)  # M = N = K of the products that the peak is 
 
 def measure(size: Size) -> dict[str, Any]:
     """``points`` (bf16 and int8), and the two roofs."""
-    config = dataclasses.replace(RANDOM_MODELS["huginn-small"], vocabulary=128)
+    config = dataclasses.replace(RANDOM_MODELS["huginn-small"], vocab_size=128)
     if size.dry_run:
         config = TINY
     rows = ROWS[:2] if size.dry_run else ROWS
@@ -98,14 +98,16 @@ def _point(model: RecurrentDepthModel, weights: str, rows: int) -> dict[str, Any
         layer.value.normal_()
     front = Wavefront.from_lengths([CONTEXT], [rows], model.device)
     where = model.rows(front, cache.core_page_table(0))
-    inputs = torch.randn(rows, 2 * c.width, dtype=model.dtype)
+    inputs = torch.randn(rows, 2 * c.hidden_size, dtype=model.dtype)
     if not model.iterate(inputs, where, cache).isfinite().all():
         raise RuntimeError("the states are not finite")
     seconds = _seconds(lambda: model.iterate(inputs, where, cache))
-    inner = c.heads * c.head_dim
-    block = (inner + 2 * c.kv_heads * c.head_dim + inner + 3 * c.mlp_width) * c.width
+    inner = c.num_heads * c.head_dim
+    block = (
+        inner + 2 * c.num_kv_heads * c.head_dim + inner + 3 * c.intermediate_size
+    ) * c.hidden_size
     attention = 2 * inner * (CONTEXT + (rows + 1) / 2)  # multiply-adds of a row, on average
-    flops = 2 * rows * (2 * c.width**2 + c.core_layers * (block + attention))
+    flops = 2 * rows * (2 * c.hidden_size**2 + c.core_layers * (block + attention))
     nbytes = model.parameter_bytes("core")
     return {
         "weights": weights,

@@ -16,7 +16,7 @@ from bench.pictures.style import (
     plain_logarithmic,
 )
 from rdkernels import Autoregressive, DiffusionForcing, load_model
-from rdkernels.comparison import Contender, compare
+from rdkernels.evaluation.compare import Contender, compare
 from rdkernels.models.demo import load_problems
 
 if TYPE_CHECKING:

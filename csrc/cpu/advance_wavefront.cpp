@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "rdkernels/wavefront.h"
+#include "rdkernels/kernels/wavefront.h"
 
 namespace rdk::cpu {
 namespace {

@@ -24,7 +24,7 @@
 #include <cstdint>
 
 #include "rdkernels/api.h"
-#include "rdkernels/numeric.h"
+#include "rdkernels/kernels/numeric.h"
 
 #define RDK_KERNEL [[gnu::always_inline]] inline
 

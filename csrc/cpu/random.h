@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "dispatch.h"
-#include "rdkernels/philox.h"
+#include "rdkernels/kernels/philox.h"
 
 namespace rdk::cpu {
 

@@ -1,4 +1,4 @@
-#include "rdkernels/advance_wavefront.cuh"
+#include "rdkernels/kernels/advance_wavefront.cuh"
 
 #include "rdkernels/api.h"
 

@@ -1,5 +1,5 @@
 // All variants of carry_rows_kernel: 3 element types x 2 alignments.
-#include "rdkernels/carry_rows.cuh"
+#include "rdkernels/kernels/carry_rows.cuh"
 
 extern "C" int rdk_carry_rows_cuda(const CarryRowsParams* params, int dtype, void* stream) {
   const CarryRowsParams& p = *params;

@@ -1,6 +1,6 @@
 // All variants of exit_update_kernel: 3 element types x (3 aligned tile sizes + 1 scalar). The
 // criterion is a run-time branch that a whole grid takes together.
-#include "rdkernels/exit_update.cuh"
+#include "rdkernels/kernels/exit_update.cuh"
 
 extern "C" int rdk_exit_update_cuda(const ExitUpdateParams* params, int dtype, void* stream) {
   const ExitUpdateParams& p = *params;

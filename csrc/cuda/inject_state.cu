@@ -1,6 +1,6 @@
 // All variants of inject_state_kernel: 3 element types x 2 alignments. Momentum and noise are
 // run-time branches that a whole block takes together.
-#include "rdkernels/inject_state.cuh"
+#include "rdkernels/kernels/inject_state.cuh"
 
 extern "C" int rdk_inject_state_cuda(const InjectStateParams* params, int dtype, void* stream) {
   const InjectStateParams& p = *params;

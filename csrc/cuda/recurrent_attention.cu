@@ -1,6 +1,6 @@
 // Launcher of recurrent_attention: the plan, the attention kernel it asks for, and the merge of the
 // splits.
-#include "rdkernels/recurrent_attention_plain.cuh"
+#include "rdkernels/kernels/attention/plain.cuh"
 #include "recurrent_attention_launch.cuh"
 
 namespace rdk {

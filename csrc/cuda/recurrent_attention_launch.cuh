@@ -5,7 +5,7 @@
 // ends when the slowest quarter does.
 #pragma once
 
-#include "rdkernels/recurrent_attention.cuh"
+#include "rdkernels/kernels/attention/recurrent_attention.cuh"
 
 namespace rdk {
 

@@ -1,7 +1,7 @@
 // All variants of rms_norm_kernel: 3 element types x (3 aligned tile sizes + 1 scalar).
-#include "rdkernels/rms_norm.cuh"
+#include "rdkernels/kernels/rms_norm.cuh"
 
-#include "rdkernels/dispatch.cuh"
+#include "rdkernels/kernels/dispatch.cuh"
 
 extern "C" int rdk_rms_norm_cuda(const RmsNormParams* params, int dtype, void* stream) {
   const RmsNormParams& p = *params;

@@ -1,6 +1,6 @@
 // All variants of the kernels of sample_tokens: 3 element types x 2 alignments, greedy and
 // sampling.
-#include "rdkernels/sample_tokens.cuh"
+#include "rdkernels/kernels/sample_tokens.cuh"
 
 extern "C" int rdk_sample_tokens_cuda(const SampleTokensParams* params, int dtype, void* stream) {
   const SampleTokensParams& p = *params;

@@ -1,6 +1,6 @@
 // All variants of swiglu_kernel: 3 element types x 2 alignments.
-#include "rdkernels/dispatch.cuh"
-#include "rdkernels/swiglu.cuh"
+#include "rdkernels/kernels/dispatch.cuh"
+#include "rdkernels/kernels/swiglu.cuh"
 
 extern "C" int rdk_swiglu_cuda(const SwigluParams* params, int dtype, void* stream) {
   const SwigluParams& p = *params;

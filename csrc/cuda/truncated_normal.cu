@@ -1,5 +1,5 @@
 // All variants of truncated_normal_kernel: 3 element types x 2 alignments.
-#include "rdkernels/truncated_normal.cuh"
+#include "rdkernels/kernels/truncated_normal.cuh"
 
 extern "C" int rdk_truncated_normal_cuda(const TruncatedNormalParams* params, int dtype,
                                          void* stream) {

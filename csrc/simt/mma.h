@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "rdkernels/numeric.h"
+#include "rdkernels/kernels/numeric.h"
 #include "warp.h"
 
 namespace simt {

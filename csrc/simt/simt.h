@@ -1,5 +1,5 @@
 // The emulator in one include: what device code sees (CUDA's names) and what tests see
-// (simt::launch). README.md explains how it works; rdkernels/ptx.cuh is the header that kernels
+// (simt::launch). README.md explains how it works; rdkernels/kernels/ptx.cuh is the header that kernels
 // include.
 #pragma once
 

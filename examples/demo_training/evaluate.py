@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 import rdkernels
-from rdkernels.comparison import Contender, compare, contenders
+from rdkernels.cli.ui.terminal import ComparisonProgress, comparison_table
 from rdkernels.errors import RdkernelsError
+from rdkernels.evaluation.compare import Contender, compare, contenders
 from rdkernels.models.demo import Problem, load_problems
 from rdkernels.samplers import DiffusionForcing
-from rdkernels.terminal import ComparisonProgress, comparison_table
 
 
 class _ByProblem(ComparisonProgress):

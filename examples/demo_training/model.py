@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
 def rotary_table(config: ModelConfig) -> Tensor:
     """cos and sin of every position, ``[2, context, head_dim / 2]`` fp32."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(torch.arange(config.context).float(), config.rope_base**-exponents)
+    angles = torch.outer(torch.arange(config.context_length).float(), config.rope_base**-exponents)
     return torch.stack([angles.cos(), angles.sin()])
 
 
@@ -51,14 +51,14 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.kv_heads != config.heads:
+        if config.num_kv_heads != config.num_heads:
             raise ValueError("the demo models have as many K/V heads as heads")
-        self.heads, self.head_dim = config.heads, config.head_dim
-        inner = config.heads * config.head_dim
-        self.Wqkv = nn.Linear(config.width, 3 * inner, bias=False)
-        shape = (2, 1, config.heads, config.head_dim)
+        self.heads, self.head_dim = config.num_heads, config.head_dim
+        inner = config.num_heads * config.head_dim
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * inner, bias=False)
+        shape = (2, 1, config.num_heads, config.head_dim)
         self.qk_bias = nn.Parameter(torch.zeros(shape)) if config.qk_bias else None
-        self.proj = nn.Linear(inner, config.width, bias=False)
+        self.proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
         query, key, value = self.Wqkv(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(2)
@@ -74,8 +74,8 @@ class Attention(nn.Module):
 class GatedMLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
-        self.proj = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.fc = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.fc(x).chunk(2, -1)
@@ -88,7 +88,7 @@ class SandwichBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.norm_1, self.norm_2, self.norm_3, self.norm_4 = (
-            RMSNorm(config.width, config.norm_eps) for _ in range(4)
+            RMSNorm(config.hidden_size, config.norm_eps) for _ in range(4)
         )
         self.attn = Attention(config)
         self.mlp = GatedMLP(config)
@@ -112,12 +112,12 @@ class TrainingModel(nn.Module):
 
         self.transformer = nn.ModuleDict(
             {
-                "wte": nn.Embedding(config.vocabulary, config.width),
+                "wte": nn.Embedding(config.vocab_size, config.hidden_size),
                 "prelude": blocks(config.prelude_layers),
-                "adapter": nn.Linear(2 * config.width, config.width, bias=False),
+                "adapter": nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False),
                 "core_block": blocks(config.core_layers),
                 "coda": blocks(config.coda_layers),
-                "ln_f": RMSNorm(config.width, config.norm_eps),
+                "ln_f": RMSNorm(config.hidden_size, config.norm_eps),
             }
         )
         # A plain attribute, not a buffer: conversion to bf16 must not round the angles.
@@ -127,7 +127,7 @@ class TrainingModel(nn.Module):
     def _initialise(self) -> None:
         """Truncated normals; what writes to the residual stream is damped by the unrolled depth."""
         config = self.config
-        std = math.sqrt(2 / (5 * config.width))
+        std = math.sqrt(2 / (5 * config.hidden_size))
         unrolled = config.core_layers * config.mean_recurrence
         depth = config.prelude_layers + unrolled + config.coda_layers
         damped = std / math.sqrt(2 * depth)

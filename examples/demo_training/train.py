@@ -57,16 +57,16 @@ class Options:
 def demo_config(task: TrainingTask) -> ModelConfig:
     """The shape of the shipped models: 0.85M parameters, prelude 1, core 2, coda 1."""
     return ModelConfig(
-        width=128,
-        heads=4,
-        kv_heads=4,
+        hidden_size=128,
+        num_heads=4,
+        num_kv_heads=4,
         head_dim=32,
-        mlp_width=352,
+        intermediate_size=352,
         prelude_layers=1,
         core_layers=2,
         coda_layers=1,
-        context=task.context,
-        vocabulary=-(-len(task.words) // 16) * 16,  # padded to a multiple of 16
+        context_length=task.context,
+        vocab_size=-(-len(task.words) // 16) * 16,  # padded to a multiple of 16
         mean_recurrence=task.mean_recurrence,
     )
 

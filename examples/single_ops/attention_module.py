@@ -55,7 +55,7 @@ def main() -> None:
     attention, lengths = Attention(), (40, 23)
     sequences = [torch.randn(length, WIDTH) for length in lengths]
     cache = SharedKVCache(
-        prelude_layers=0, core_layers=1, coda_layers=0, kv_heads=KV_HEADS, head_dim=HEAD_DIM,
+        prelude_layers=0, core_layers=1, coda_layers=0, num_kv_heads=KV_HEADS, head_dim=HEAD_DIM,
         max_sequences=2, max_tokens=CONTEXT, page_size=16,
     )  # fmt: skip
     for b, length in enumerate(lengths):

@@ -42,7 +42,7 @@ def rotary_table(positions: int) -> torch.Tensor:
 def run(block: dict[str, torch.Tensor], threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Iterate to convergence: final states ``[N, D]`` and depths ``[N]``."""
     cache = SharedKVCache(
-        prelude_layers=0, core_layers=1, coda_layers=0, kv_heads=HEADS, head_dim=HEAD_DIM,
+        prelude_layers=0, core_layers=1, coda_layers=0, num_kv_heads=HEADS, head_dim=HEAD_DIM,
         max_sequences=1, max_tokens=ROWS,
     )  # fmt: skip
     cache.reserve(0, ROWS)

@@ -11,11 +11,11 @@ from rich.console import Console
 from rdkernels.cli.options import Device, Dtype, Json, Weights, load_model
 
 if TYPE_CHECKING:
-    from rdkernels.comparison import Contender
-    from rdkernels.live import LiveObserver
+    from rdkernels.cli.ui.live import LiveObserver
+    from rdkernels.cli.ui.terminal import ComparisonProgress
+    from rdkernels.evaluation.compare import Contender
     from rdkernels.models.demo import Problem
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
-    from rdkernels.terminal import ComparisonProgress
 
 
 def demo(
@@ -41,9 +41,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Answer held-out problems with several samplers; compare accuracy, iterations and speed."""
-    from rdkernels import comparison
+    from rdkernels.cli.ui.terminal import comparison_table
+    from rdkernels.evaluation import compare as comparison
     from rdkernels.models.demo import load_problems
-    from rdkernels.terminal import comparison_table
 
     held_out = load_problems(model, limit=problems)
     loaded = load_model(model, device, dtype, weights)
@@ -62,8 +62,8 @@ def demo(
 def _observer(
     model: RecurrentDepthModel, entrants: list[Contender], problems: list[Problem], live: bool
 ) -> LiveObserver | ComparisonProgress:
-    from rdkernels.live import LiveObserver
-    from rdkernels.terminal import ComparisonProgress
+    from rdkernels.cli.ui.live import LiveObserver
+    from rdkernels.cli.ui.terminal import ComparisonProgress
 
     console = Console()
     if live and console.is_terminal:

@@ -26,13 +26,13 @@ def env(
     """Versions, GPUs, and which providers can serve here or why they cannot."""
     import torch
 
-    from rdkernels import environment
-    from rdkernels.terminal import environment_view, ops_view
+    from rdkernels import diagnostics
+    from rdkernels.cli.ui.terminal import environment_view, ops_view
 
     dtypes = {name: getattr(torch, name) for name in _OP_DTYPES}
     if dtype not in dtypes:
         raise UsageError(f"unknown dtype {dtype!r}: expected one of {', '.join(dtypes)}")
-    found = environment.report(device, dtypes[dtype])
+    found = diagnostics.report(device, dtypes[dtype])
     if as_json:
         print(json.dumps(found.to_json()))
     else:

@@ -23,10 +23,10 @@ from rdkernels.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rdkernels.generation import GenerationOutput
+    from rdkernels.cli.ui.viewers import Viewer
+    from rdkernels.generate import GenerationOutput
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
     from rdkernels.samplers import Sampler
-    from rdkernels.viewers import Viewer
 
 
 def _panel(panel: str, text: str) -> Any:
@@ -134,7 +134,7 @@ def generate(
     """Continue one or several prompts."""
     options = locals()  # by name, so that the samplers' options are listed in one place only
     import rdkernels as rdk
-    from rdkernels import requests
+    from rdkernels import _validation as validation
     from rdkernels.models.stop_tokens import default_stop_tokens
 
     _expect_one_view(stream=stream, watch=watch, as_json=as_json, pace=pace, log_probs=log_probs)
@@ -153,7 +153,7 @@ def generate(
     )
     loaded = load_model(model, device, dtype, weights)
     encoded = [
-        requests.prompt_ids(loaded, "generate", f"prompts[{i}]", _encoded(text, loaded))
+        validation.prompt_ids(loaded, "generate", f"prompts[{i}]", _encoded(text, loaded))
         for i, text in enumerate(prompts)
     ]
     prompts = [text for text in prompts for _ in range(samples)]
@@ -180,7 +180,7 @@ def generate(
     if as_json:
         print(json.dumps(_to_json(prompts, output, samplers.full_name(sampler), chosen)))
         return
-    from rdkernels.terminal import generation_summary, generation_text
+    from rdkernels.cli.ui.terminal import generation_summary, generation_text
 
     if not viewer.prints_text:
         for line in generation_text(prompts, output, loaded.tokenizer):
@@ -233,8 +233,8 @@ def _viewer(
     """Who watches: ``prompts`` and their ``lengths`` in tokens have an entry per sequence."""
     from rich.console import Console
 
-    from rdkernels import viewers
-    from rdkernels.terminal import GenerationProgress
+    from rdkernels.cli.ui import viewers
+    from rdkernels.cli.ui.terminal import GenerationProgress
 
     decode = viewers.decoder(model.tokenizer)
     if options["stream"]:

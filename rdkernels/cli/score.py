@@ -21,7 +21,7 @@ from rdkernels.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rdkernels.scoring import Score
+    from rdkernels.evaluation.score import Score
 
 _FIELDS = ("prompt", "continuation")
 

@@ -56,10 +56,11 @@ def tune(
 ) -> None:
     """Sweep settings of diffusion forcing; recommend the fastest that stays accurate."""
     options = locals()
-    from rdkernels import plots, tuning
+    from rdkernels import plots
+    from rdkernels.cli.ui.terminal import ComparisonProgress, tuning_view
+    from rdkernels.evaluation import tune as tuning
     from rdkernels.models.demo import load_problems
     from rdkernels.models.stop_tokens import default_stop_tokens
-    from rdkernels.terminal import ComparisonProgress, tuning_view
 
     lists = {field.name: options[field.name] for field in fields(tuning.Grid)}
     grid = tuning.Grid(

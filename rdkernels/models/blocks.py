@@ -165,6 +165,6 @@ def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:
     """``[context, d]`` fp32: cosines, then sines, of ``position * base**(-2i / d)``."""
     exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     angle = torch.outer(
-        torch.arange(config.context, dtype=torch.float32), 1.0 / config.rope_base**exponent
+        torch.arange(config.context_length, dtype=torch.float32), 1.0 / config.rope_base**exponent
     )
     return torch.cat((angle.cos(), angle.sin()), dim=1).to(device)

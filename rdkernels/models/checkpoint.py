@@ -55,25 +55,25 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint of this config holds."""
     c = config
     block = {
-        "norm_1": (c.width,),
-        "norm_2": (c.width,),
-        "norm_3": (c.width,),
-        "norm_4": (c.width,),
-        "wqkv": ((c.heads + 2 * c.kv_heads) * c.head_dim, c.width),
-        "qk_bias": (2, 1, c.heads, c.head_dim),
-        "attn_proj": (c.width, c.heads * c.head_dim),
-        "mlp_fc": (2 * c.mlp_width, c.width),
-        "mlp_proj": (c.width, c.mlp_width),
+        "norm_1": (c.hidden_size,),
+        "norm_2": (c.hidden_size,),
+        "norm_3": (c.hidden_size,),
+        "norm_4": (c.hidden_size,),
+        "wqkv": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, c.hidden_size),
+        "qk_bias": (2, 1, c.num_heads, c.head_dim),
+        "attn_proj": (c.hidden_size, c.num_heads * c.head_dim),
+        "mlp_fc": (2 * c.intermediate_size, c.hidden_size),
+        "mlp_proj": (c.hidden_size, c.intermediate_size),
     }
-    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (c.vocabulary, c.width)}
+    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (c.vocab_size, c.hidden_size)}
     for part, prefix in _PARTS.items():
         for i in range(getattr(c, f"{part}_layers")):
             for field, shape in block.items():
                 if field != "qk_bias" or c.qk_bias:
                     shapes[f"transformer.{prefix}.{i}.{_BLOCK_NAMES[field]}"] = shape
-    shapes["transformer.adapter.weight"] = (c.width, 2 * c.width)
-    shapes["transformer.ln_f.weight"] = (c.width,)
-    shapes[_HEAD] = (c.vocabulary, c.width)
+    shapes["transformer.adapter.weight"] = (c.hidden_size, 2 * c.hidden_size)
+    shapes["transformer.ln_f.weight"] = (c.hidden_size,)
+    shapes[_HEAD] = (c.vocab_size, c.hidden_size)
     return shapes
 
 
@@ -125,10 +125,10 @@ def load_model(
         loaded = _read_weights(source, config, device, dtype, quantize=weights is not None)
     tokenizer_file = folder / "tokenizer.json"
     tokenizer = Tokenizer(tokenizer_file) if tokenizer_file.is_file() else None
-    if tokenizer is not None and tokenizer.vocabulary > config.vocabulary:
+    if tokenizer is not None and tokenizer.vocabulary > config.vocab_size:
         raise CheckpointError(
             f"{tokenizer_file}: {tokenizer.vocabulary} tokens, but the model's vocabulary has only "
-            f"{config.vocabulary}"
+            f"{config.vocab_size}"
         )
     return RecurrentDepthModel(config, loaded, tokenizer, backend)
 
@@ -309,7 +309,7 @@ def named_tensors(model: RecurrentDepthModel) -> Iterator[tuple[str, torch.Tenso
                 tensor = getattr(block, field)
                 if tensor is not None:
                     shaped = (
-                        tensor.view(2, 1, c.heads, c.head_dim) if field == "qk_bias" else tensor
+                        tensor.view(2, 1, c.num_heads, c.head_dim) if field == "qk_bias" else tensor
                     )
                     yield f"transformer.{prefix}.{i}.{name}", shaped
     yield "transformer.adapter.weight", w.adapter

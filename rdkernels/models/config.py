@@ -14,16 +14,16 @@ MODEL_TYPES = ("huginn_raven",)
 
 # config.json key -> field; a key of the model family that is not here must be in _INERT_KEYS.
 _KEYS = {
-    "n_embd": "width",
-    "n_heads": "heads",
-    "num_key_value_heads": "kv_heads",
+    "n_embd": "hidden_size",
+    "n_heads": "num_heads",
+    "num_key_value_heads": "num_kv_heads",
     "head_dim": "head_dim",
-    "intermediate_size": "mlp_width",
+    "intermediate_size": "intermediate_size",
     "n_layers_in_prelude": "prelude_layers",
     "n_layers_in_recurrent_block": "core_layers",
     "n_layers_in_coda": "coda_layers",
-    "block_size": "context",
-    "padded_vocab_size": "vocabulary",
+    "block_size": "context_length",
+    "padded_vocab_size": "vocab_size",
     "norm_eps": "norm_eps",
     "rope_base": "rope_base",
     "qk_bias": "qk_bias",
@@ -62,20 +62,20 @@ _NUMBERS = {"norm_eps", "rope_base"}  # every other field is a whole number
 class ModelConfig:
     """Sizes and constants of a Huginn-family model (names of DESIGN, not of the checkpoint).
 
-    ``width`` D, ``heads`` H, ``kv_heads`` HK, ``head_dim`` d, ``mlp_width`` F, ``context`` the most
-    positions of a sequence, ``vocabulary`` rows of the embedding, ``mean_recurrence`` the training
-    average of num_steps.
+    ``hidden_size`` D, ``num_heads`` H, ``num_kv_heads`` HK, ``head_dim`` d, ``intermediate_size``
+    F, ``context_length`` the most positions of a sequence, ``vocab_size`` rows of the embedding,
+    ``mean_recurrence`` the training average of num_steps.
     """
 
-    width: int
-    heads: int
-    mlp_width: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
     prelude_layers: int
     core_layers: int
     coda_layers: int
-    context: int
-    vocabulary: int
-    kv_heads: int
+    context_length: int
+    vocab_size: int
+    num_kv_heads: int
     head_dim: int
     norm_eps: float = 1e-6
     rope_base: float = 50000.0
@@ -88,14 +88,15 @@ class ModelConfig:
             value = getattr(self, field.name)
             if field.name not in _SWITCHES and not 0 < value < math.inf:
                 raise CheckpointError(f"config: {field.name}: expected a value > 0, got {value!r}")
-        if self.heads % self.kv_heads:
+        if self.num_heads % self.num_kv_heads:
             raise CheckpointError(
-                f"config: heads: expected a multiple of kv_heads {self.kv_heads}, got {self.heads}"
+                f"config: num_heads: expected a multiple of num_kv_heads {self.num_kv_heads}, "
+                f"got {self.num_heads}"
             )
-        if self.qk_bias and self.kv_heads != self.heads:
+        if self.qk_bias and self.num_kv_heads != self.num_heads:
             raise CheckpointError(
-                f"config: qk_bias: one bias per head needs kv_heads = heads = {self.heads}, "
-                f"got {self.kv_heads}"
+                f"config: qk_bias: one bias per head needs num_kv_heads = num_heads = "
+                f"{self.num_heads}, got {self.num_kv_heads}"
             )
         if self.head_dim % 2:
             raise CheckpointError(f"config: head_dim: expected even, got {self.head_dim}")
@@ -103,11 +104,11 @@ class ModelConfig:
     @property
     def state_std(self) -> float:
         """Deviation of initial states: ``sqrt(2 / (5 D)) * embed_scale``."""
-        return math.sqrt(2.0 / (5.0 * self.width)) * self.embed_scale
+        return math.sqrt(2.0 / (5.0 * self.hidden_size)) * self.embed_scale
 
     @property
     def embed_scale(self) -> float:
-        return math.sqrt(self.width)
+        return math.sqrt(self.hidden_size)
 
     @staticmethod
     def from_dict(data: dict[str, Any], source: str = "config") -> ModelConfig:
@@ -133,11 +134,11 @@ class ModelConfig:
         values = {field: data[key] for key, field in _KEYS.items() if key in data}
         _check_types(values, source)
         if "vocab_size" in data:
-            _check_types({"vocabulary": data["vocab_size"]}, source)
-            values.setdefault("vocabulary", data["vocab_size"])
-        if "width" in values and "heads" in values:
-            values.setdefault("kv_heads", values["heads"])
-            values.setdefault("head_dim", values["width"] // max(values["heads"], 1))
+            _check_types({"vocab_size": data["vocab_size"]}, source)
+            values.setdefault("vocab_size", data["vocab_size"])
+        if "hidden_size" in values and "num_heads" in values:
+            values.setdefault("num_kv_heads", values["num_heads"])
+            values.setdefault("head_dim", values["hidden_size"] // max(values["num_heads"], 1))
         missing = sorted(
             key
             for key, field in _KEYS.items()
@@ -175,7 +176,7 @@ class ModelConfig:
             "norm_class_name": "RMSNorm_llama",
             "state_init": "like-init",
             "n_layers": self.prelude_layers + self.core_layers + self.coda_layers,
-            "vocab_size": self.vocabulary,
+            "vocab_size": self.vocab_size,
             "torch_dtype": dtype,
         }
 

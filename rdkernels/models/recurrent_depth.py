@@ -53,7 +53,7 @@ class RecurrentDepthModel:
         self._embed_scale = torch.tensor(config.embed_scale, dtype=precise)
         self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
         self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
-        self._few_rows = few_rows(config.width, self.dtype, weights.quantized)
+        self._few_rows = few_rows(config.hidden_size, self.dtype, weights.quantized)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
             BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
@@ -90,7 +90,7 @@ class RecurrentDepthModel:
             prelude_layers=c.prelude_layers,
             core_layers=c.core_layers,
             coda_layers=c.coda_layers,
-            kv_heads=c.kv_heads,
+            num_kv_heads=c.num_kv_heads,
             head_dim=c.head_dim,
             max_sequences=max_sequences,
             max_tokens=max_tokens,
@@ -135,7 +135,7 @@ class RecurrentDepthModel:
             The states, a view ``adapter_input[:, :D]``.
         """
         stack, adapter = self._core, self.weights.adapter
-        state = adapter_input[:, : self.config.width]
+        state = adapter_input[:, : self.config.hidden_size]
         if native := self._native("core_iterations", adapter_input, rows):
             arguments = (*values_and_scale(adapter), *stack.arguments(cache.core, rows))
             options = (iterations, stack.eps, stack.scale, True)
@@ -270,7 +270,7 @@ class RecurrentDepthModel:
             ArgumentError: the tokens are not ids ``[B, T]`` of the vocabulary on the model's
                 device, with ``1 <= T <= context``, or ``num_steps`` is not positive.
         """
-        from rdkernels.samplers.prefill import prefill_states
+        from rdkernels.models.prefill import prefill_states
 
         self._check_tokens(tokens)
         if num_steps < 1:
@@ -303,7 +303,7 @@ class RecurrentDepthModel:
             if not condition:
                 raise ArgumentError("forward", "tokens", expected, got)
 
-        context, vocabulary = self.config.context, self.config.vocabulary
+        context, vocabulary = self.config.context_length, self.config.vocab_size
         expect(tokens.dim() == 2 and tokens.numel() > 0, "[B, T], not empty", list(tokens.shape))
         expect(tokens.size(1) <= context, f"at most {context} positions", tokens.size(1))
         expect(tokens.dtype in (torch.int64, torch.int32), "int64 or int32", tokens.dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rdkernels.samplers.trace import OuterStep, Trace
+    from rdkernels.runtime.trace import OuterStep, Trace
 
 
 class _Row(NamedTuple):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rdkernels.samplers.trace import OuterStep, Trace
+    from rdkernels.runtime.trace import OuterStep, Trace
 
 INK = "#1f2430"  # text and axes
 ACCENT = "#e4572e"  # the commit frontier, what was wrong, what is recommended

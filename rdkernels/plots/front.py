@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rdkernels.tuning import Tuning
+    from rdkernels.evaluation.tune import Tuning
 
 
 def front(tuning: Tuning, ax: Axes | None = None) -> Figure:
-    """Draw all settings of :func:`rdkernels.tuning.tune`, their front, and the recommended one.
+    """Draw all settings of a tuning, their front, and the recommended one.
 
     Bars are 95% intervals of the accuracy; the dashed line is the accuracy of autoregressive
     decoding. Raises :class:`PlotError` if matplotlib is absent.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from rdkernels.samplers.trace import Trace
+    from rdkernels.runtime.trace import Trace
 
 _MOST_WORDS = 72  # positions that still have room for a word each
 

@@ -20,7 +20,6 @@ from rdkernels.samplers.policies import (
     SelfSpeculative,
 )
 from rdkernels.samplers.sampling import Sampling
-from rdkernels.samplers.trace import GenerationStats, OuterStep, Trace
 
 __all__ = [
     "CRITERIA",
@@ -34,15 +33,12 @@ __all__ = [
     "ExitCriterion",
     "FixedDepth",
     "FreezeRule",
-    "GenerationStats",
     "LastConverged",
     "LosslessWavefront",
     "NoiseSchedule",
-    "OuterStep",
     "RowStatus",
     "Sampler",
     "Sampling",
     "SelfSpeculative",
     "TokenStable",
-    "Trace",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rdkernels.errors import ArgumentError, is_whole
-from rdkernels.samplers.buffers import number
+from rdkernels.runtime.buffers import number
 from rdkernels.wavefront import Wavefront
 
 

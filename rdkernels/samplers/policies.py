@@ -1,7 +1,7 @@
 """The samplers: what a user asks for, as small frozen dataclasses.
 
 Each says in :meth:`Sampler.wavefront_policy` what it is on the one loop that runs them all
-(:mod:`rdkernels.samplers.loop`). Plain autoregressive decoding is a wavefront of one row.
+(:mod:`rdkernels.runtime.loop`). Plain autoregressive decoding is a wavefront of one row.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 
 from bench.gpu.op_cases import OpCase, small_cases
 from bench.gpu.session import TINY, Session
-from rdkernels.environment import report
+from rdkernels.diagnostics import report
 
 HERE = Path(__file__).parent
 

@@ -1,5 +1,5 @@
 // Runs advance_wavefront_kernel in the emulator, in the shape of csrc/cuda/advance_wavefront.cu.
-#include "rdkernels/advance_wavefront.cuh"
+#include "rdkernels/kernels/advance_wavefront.cuh"
 
 #include "op_arguments.h"
 

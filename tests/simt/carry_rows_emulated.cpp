@@ -1,5 +1,5 @@
 // Runs carry_rows_kernel in the emulator, dispatched as csrc/cuda/carry_rows.cu does.
-#include "rdkernels/carry_rows.cuh"
+#include "rdkernels/kernels/carry_rows.cuh"
 
 #include "op_arguments.h"
 

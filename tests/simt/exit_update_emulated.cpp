@@ -1,5 +1,5 @@
 // Runs exit_update_kernel in the emulator, dispatched as csrc/cuda/exit_update.cu does.
-#include "rdkernels/exit_update.cuh"
+#include "rdkernels/kernels/exit_update.cuh"
 
 #include "op_arguments.h"
 

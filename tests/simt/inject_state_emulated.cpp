@@ -1,5 +1,5 @@
 // Runs inject_state_kernel in the emulator, dispatched as csrc/cuda/inject_state.cu does.
-#include "rdkernels/inject_state.cuh"
+#include "rdkernels/kernels/inject_state.cuh"
 
 #include "op_arguments.h"
 

@@ -3,10 +3,10 @@
 // 0.
 #include <tuple>
 
-#include "rdkernels/dispatch.cuh"
-#include "rdkernels/residual_norm.cuh"
-#include "rdkernels/rms_norm.cuh"
-#include "rdkernels/swiglu.cuh"
+#include "rdkernels/kernels/dispatch.cuh"
+#include "rdkernels/kernels/residual_norm.cuh"
+#include "rdkernels/kernels/rms_norm.cuh"
+#include "rdkernels/kernels/swiglu.cuh"
 #include "simt_pybind.h"
 
 namespace py = pybind11;

@@ -1,5 +1,5 @@
 // Runs the kernels of sample_tokens in the emulator, dispatched as csrc/cuda/sample_tokens.cu does.
-#include "rdkernels/sample_tokens.cuh"
+#include "rdkernels/kernels/sample_tokens.cuh"
 
 #include "op_arguments.h"
 

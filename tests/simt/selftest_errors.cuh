@@ -4,7 +4,7 @@
 #include <map>
 #include <string>
 
-#include "rdkernels/ptx.cuh"
+#include "rdkernels/kernels/ptx.cuh"
 
 namespace selftest {
 

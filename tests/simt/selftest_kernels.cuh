@@ -2,7 +2,7 @@
 // test_emulator.py compiles them for sm_80 and sm_90a.
 #pragma once
 
-#include "rdkernels/ptx.cuh"
+#include "rdkernels/kernels/ptx.cuh"
 
 namespace selftest {
 

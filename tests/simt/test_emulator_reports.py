@@ -338,7 +338,7 @@ def test_numeric_header_needs_nothing_else(tmp_path):
         pytest.skip("no C++ compiler")
     source = tmp_path / "alone.cpp"
     source.write_text(
-        '#include "rdkernels/numeric.h"\n'
+        '#include "rdkernels/kernels/numeric.h"\n'
         "static_assert(sizeof(rdk::bf16) == 2);\n"
         "float f(rdk::half h) { return rdk::to_float(h) + rdk::from_float<float>(1.0f); }\n"
     )

@@ -16,9 +16,9 @@ from rdkernels import ops
 from rdkernels.cache import SharedKVCache
 from rdkernels.models.blocks import Block
 from rdkernels.models.demo import load_problems
+from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.models.weights import Weights
-from rdkernels.samplers.prefill import prefill_states
 from rdkernels.wavefront import Wavefront
 from tests.support.checking import assert_close_to_reference
 
@@ -78,7 +78,7 @@ def _cache(like: torch.Tensor | RecurrentDepthModel) -> SharedKVCache:
         prelude_layers=config.prelude_layers,
         core_layers=config.core_layers,
         coda_layers=config.coda_layers,
-        kv_heads=config.kv_heads,
+        num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         max_sequences=2,
         max_tokens=64,
@@ -161,7 +161,7 @@ def outer_step(model: RecurrentDepthModel, begin: Start) -> Step:
 def begin_step(model: RecurrentDepthModel) -> Start:
     """The cache after a prefill and one outer step; then some of the rows exit."""
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(0, model.config.vocabulary, (2, 64), generator=generator)
+    tokens = torch.randint(0, model.config.vocab_size, (2, 64), generator=generator)
     cache = _cache(model)
     prompt = Wavefront.from_lengths([0, 0], START)
     inputs = tokens[prompt.row_sequence, prompt.row_position]
@@ -172,7 +172,7 @@ def begin_step(model: RecurrentDepthModel) -> Start:
     wavefront = Wavefront.from_lengths(START, LENGTHS)
     keys = wavefront.row_keys(IDS, None)
     state = ops.truncated_normal(
-        keys, model.config.width, 0.5, 3, dtype=model.dtype, backend="eager"
+        keys, model.config.hidden_size, 0.5, 3, dtype=model.dtype, backend="eager"
     )
     depth = torch.zeros(wavefront.num_rows, dtype=torch.int32)
     first = Start(wavefront, cache, tokens.clone(), state, state, depth)

@@ -1,6 +1,6 @@
 // Runs truncated_normal_kernel in the emulator, dispatched as csrc/cuda/truncated_normal.cu does,
 // and the functions of philox.h one by one.
-#include "rdkernels/truncated_normal.cuh"
+#include "rdkernels/kernels/truncated_normal.cuh"
 
 #include <algorithm>
 #include <cmath>

@@ -68,5 +68,5 @@ def exact_settings() -> st.SearchStrategy[Setting]:
         lengths=st.lists(st.sampled_from([1, 2, 5, 20, 63, 64, 65]), min_size=1, max_size=4),
         sampling=st.sampled_from(SAMPLINGS),
         max_new_tokens=st.integers(1, 14),
-        stop_tokens=st.lists(st.integers(0, CONFIG.vocabulary - 1), max_size=3),
+        stop_tokens=st.lists(st.integers(0, CONFIG.vocab_size - 1), max_size=3),
     )

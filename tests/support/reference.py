@@ -48,10 +48,12 @@ class DenseModel:
         c, rows = self.config, []
         for i, (slot, position) in enumerate(zip(slots, positions, strict=True)):
             q, k, v = (
-                (block.wqkv @ x[i]).view(-1, c.head_dim).split((c.heads, c.kv_heads, c.kv_heads))
+                (block.wqkv @ x[i])
+                .view(-1, c.head_dim)
+                .split((c.num_heads, c.num_kv_heads, c.num_kv_heads))
             )
             if block.qk_bias is not None:
-                q, k = q + block.qk_bias[: c.heads], k + block.qk_bias[c.heads :]
+                q, k = q + block.qk_bias[: c.num_heads], k + block.qk_bias[c.num_heads :]
             rows.append(rotate(q, position, c.rope_base))
             self.cache[layer, slot, position] = (rotate(k, position, c.rope_base), v)
         out = []
@@ -59,8 +61,8 @@ class DenseModel:
             cells = [self.cache[layer, slot, p] for p in range(position + 1)]
             keys, values = (torch.stack(part) for part in zip(*cells, strict=True))
             heads = []
-            for h in range(c.heads):
-                g = h // (c.heads // c.kv_heads)
+            for h in range(c.num_heads):
+                g = h // (c.num_heads // c.num_kv_heads)
                 weights = torch.softmax(keys[:, g] @ q[h] / math.sqrt(c.head_dim), dim=0)
                 heads.append(weights @ values[:, g])
             out.append(block.attn_proj @ torch.cat(heads))
@@ -78,7 +80,7 @@ class DenseModel:
         return x
 
     def embed(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
-        hidden = self.weights.embedding[tokens] * math.sqrt(self.config.width)
+        hidden = self.weights.embedding[tokens] * math.sqrt(self.config.hidden_size)
         return self.blocks("prelude", hidden, [0] * len(tokens), positions)
 
     def iterate(
@@ -145,7 +147,7 @@ class ReferenceSampler:
     def normal(self, position: int, step: int, stream: int, scale: float) -> torch.Tensor:
         key = torch.tensor([[self.id, position, step]], dtype=torch.int32)
         std = scale * self.config.state_std
-        draw = philox.truncated_normal(key, self.config.width, std, self.seed, stream)
+        draw = philox.truncated_normal(key, self.config.hidden_size, std, self.seed, stream)
         return draw[0].to(self.dtype)
 
     def fresh(self, position: int, token: int) -> Row:

@@ -16,19 +16,21 @@ from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.models.weights import Weights
 
 CONFIG = ModelConfig(
-    width=32,
-    heads=2,
-    kv_heads=2,
+    hidden_size=32,
+    num_heads=2,
+    num_kv_heads=2,
     head_dim=16,
-    mlp_width=48,
+    intermediate_size=48,
     prelude_layers=1,
     core_layers=2,
     coda_layers=1,
-    context=160,
-    vocabulary=64,
+    context_length=160,
+    vocab_size=64,
     mean_recurrence=8,
 )
-GROUPED = replace(CONFIG, heads=4, kv_heads=2, head_dim=8, qk_bias=False, tie_embeddings=False)
+GROUPED = replace(
+    CONFIG, num_heads=4, num_kv_heads=2, head_dim=8, qk_bias=False, tie_embeddings=False
+)
 
 
 def random_tensors(
@@ -50,7 +52,7 @@ def random_tensors(
         else:
             value = noise * shape[-1] ** -0.5
         if name.endswith("adapter.weight"):
-            value[:, : config.width] *= 0.4
+            value[:, : config.hidden_size] *= 0.4
         tensors[name] = value.to(dtype)
     if config.tie_embeddings:
         del tensors["lm_head.weight"]
@@ -112,7 +114,7 @@ def write_checkpoint(
 
 
 def random_prompts(
-    seed: int, lengths: list[int], vocabulary: int = CONFIG.vocabulary
+    seed: int, lengths: list[int], vocabulary: int = CONFIG.vocab_size
 ) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(vocabulary, (n,), generator=generator).tolist() for n in lengths]

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "rdkernels/api.h"
-#include "rdkernels/exit_rule.h"
+#include "rdkernels/kernels/exit_rule.h"
 
 struct ExitUpdateParams {
   const void* state;           // [rows, width]

@@ -13,7 +13,7 @@
 #include <cmath>
 
 #include "rdkernels/api.h"
-#include "rdkernels/portability.h"
+#include "rdkernels/kernels/portability.h"
 
 struct InjectStateParams {
   const void* state;           // [rows, width]

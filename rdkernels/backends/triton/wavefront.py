@@ -1,4 +1,4 @@
-"""The rules of the wavefront in Triton; see ``csrc/include/rdkernels/wavefront.h`` for the picture.
+"""The rules of the wavefront in Triton; ``rdkernels/kernels/wavefront.h`` has the picture.
 
 A sequence has ``rows`` rows from position ``start`` on, of which the first ``committed`` leave.
 Tokens before position ``known`` are given: what a row predicts there is the token that is there.

@@ -1,0 +1,1 @@
+"""What a model and a sampler are worth: scores, comparisons, tuning."""
