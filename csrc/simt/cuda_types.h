@@ -16,7 +16,8 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
-#define __shared__ static_assert(false, "use RDK_SHARED or RDK_DYNAMIC_SHARED (rdkernels/kernels/ptx.cuh)");
+#define __shared__ \
+  static_assert(false, "use RDK_SHARED or RDK_DYNAMIC_SHARED (rdkernels/kernels/ptx.cuh)");
 
 struct uint3 {
   unsigned x, y, z;

@@ -3,8 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include "rdkernels/api.h"
-#include "rdkernels/kernels/attention/recurrent_attention.cuh"
 #include "rdkernels/kernels/attention/plain.cuh"
+#include "rdkernels/kernels/attention/recurrent_attention.cuh"
 #include "simt_pybind.h"
 
 namespace py = pybind11;

@@ -5,8 +5,8 @@
 // thread applies the rule. The threads of an inactive row leave before their first load.
 #pragma once
 
-#include "rdkernels/kernels/dispatch.cuh"
 #include "rdkernels/exit_update.h"
+#include "rdkernels/kernels/dispatch.cuh"
 #include "rdkernels/kernels/row_tile.cuh"
 
 namespace rdk {

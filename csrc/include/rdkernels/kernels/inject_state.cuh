@@ -8,8 +8,8 @@
 // a row is mixed is the same for all threads of a block, so the branches cost nothing.
 #pragma once
 
-#include "rdkernels/kernels/chunk.cuh"
 #include "rdkernels/inject_state.h"
+#include "rdkernels/kernels/chunk.cuh"
 
 namespace rdk {
 

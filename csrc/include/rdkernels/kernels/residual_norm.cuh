@@ -6,8 +6,8 @@
 // two reads (delta, residual) and two writes (hidden, normed) per element.
 #pragma once
 
-#include "rdkernels/residual_norm.h"
 #include "rdkernels/kernels/row_tile.cuh"
+#include "rdkernels/residual_norm.h"
 
 namespace rdk {
 

@@ -1,8 +1,8 @@
 // The CUDA kernel of rms_norm; see rms_norm.h for the meaning and row_tile.cuh for the method.
 #pragma once
 
-#include "rdkernels/rms_norm.h"
 #include "rdkernels/kernels/row_tile.cuh"
+#include "rdkernels/rms_norm.h"
 
 namespace rdk {
 

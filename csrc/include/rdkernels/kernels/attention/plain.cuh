@@ -6,10 +6,10 @@
 // one lane per position for the scores, one lane per column (of each 32) for the outputs.
 #pragma once
 
+#include "rdkernels/kernels/attention/split_merge.cuh"
 #include "rdkernels/kernels/attention/work.cuh"
 #include "rdkernels/kernels/ptx.cuh"
 #include "rdkernels/kernels/rotary.h"
-#include "rdkernels/kernels/attention/split_merge.cuh"
 
 namespace rdk {
 

@@ -37,9 +37,9 @@
 #pragma once
 
 #include "rdkernels/kernels/attention/mma.cuh"
+#include "rdkernels/kernels/attention/split_merge.cuh"
 #include "rdkernels/kernels/attention/tile.cuh"
 #include "rdkernels/kernels/attention/work.cuh"
-#include "rdkernels/kernels/attention/split_merge.cuh"
 
 namespace rdk {
 
