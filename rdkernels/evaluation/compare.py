@@ -18,12 +18,12 @@ from rdkernels.errors import RdkernelsError
 from rdkernels.generate import GenerationOutput, generate
 from rdkernels.models.demo import STOP_WORD, Problem
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.runtime import OuterStep
 from rdkernels.samplers import (
     AdaptiveDepth,
     Autoregressive,
     DiffusionForcing,
     LosslessWavefront,
-    OuterStep,
     Sampler,
     SelfSpeculative,
 )
