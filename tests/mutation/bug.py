@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADERS = Path("csrc/include/rdkernels")
+HEADERS = Path("csrc/include/rdkernels/kernels")
 
 
 class PlantError(RuntimeError):
@@ -36,7 +36,7 @@ class Bug:
 
     Attributes:
         name: unique, ``kernel/mistake``.
-        file: under ``csrc/include/rdkernels``.
+        file: under ``csrc/include/rdkernels/kernels``.
         old: text that occurs there exactly once.
         new: what stands there instead, once the bug is planted.
         breaks: what goes wrong then.

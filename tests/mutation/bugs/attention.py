@@ -18,7 +18,7 @@ _SPLITS = _TESTS.only("test_forced_splits and bfloat16 and (-3 or -8)")
 _PIPELINE = (
     Bug(
         "recurrent_attention/no-barrier-per-tile",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "    __syncthreads();\n    copy_tile(tile + kStages - 1);",
         "    copy_tile(tile + kStages - 1);",
         "warps multiply with a tile that others have not finished",
@@ -26,7 +26,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/copy-before-barrier",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "    __syncthreads();\n    copy_tile(tile + kStages - 1);",
         "    copy_tile(tile + kStages - 1);\n    __syncthreads();",
         "the next copy overwrites a stage that slower warps still read",
@@ -34,7 +34,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/waits-for-one-group-too-few",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "cp_async_wait<kStages - 2>()",
         "cp_async_wait<kStages - 1>()",
         "a tile is used while its copy is on its way",
@@ -42,7 +42,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/no-empty-commit",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "    cp_async_commit();  // an empty group",
         "    if (tile < num_tiles) cp_async_commit();  // an empty group",
         "waits count groups: the last tiles are not waited for",
@@ -50,7 +50,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/no-barrier-before-output",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "  __syncthreads();  // the last tile",
         "  // the last tile",
         "outputs overwrite the last tile while others multiply with it",
@@ -58,7 +58,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/no-barrier-in-output",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "  __syncthreads();\n\n  constexpr int kParts",
         "\n  constexpr int kParts",
         "warps are merged before they have left their results",
@@ -66,7 +66,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/no-barrier-after-queries",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "  __syncthreads();\n#pragma unroll\n  for (int tile = 0",
         "#pragma unroll\n  for (int tile = 0",
         "the first copies read sources that are not written yet",
@@ -74,7 +74,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/sources-of-the-wrong-tile",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "tile_begin + kStages * kPositions + threadIdx.x",
         "tile_begin + (kStages - 1) * kPositions + threadIdx.x",
         "from the fourth tile on, the one before is read again",
@@ -82,7 +82,7 @@ _PIPELINE = (
     ),
     Bug(
         "recurrent_attention/plain-no-barrier-after-load",
-        "recurrent_attention_plain.cuh",
+        "attention/plain.cuh",
         "    load_plain_tile<T>(tiles, p, work);\n    __syncthreads();",
         "    load_plain_tile<T>(tiles, p, work);",
         "scores are computed from a tile that is half loaded",
@@ -93,7 +93,7 @@ _PIPELINE = (
 _ARITHMETIC = (
     Bug(
         "recurrent_attention/mask-hides-the-row-itself",
-        "attention_mma.cuh",
+        "attention/mma.cuh",
         "e % 2 > line_position",
         "e % 2 >= line_position",
         "causal mask off by one",
@@ -101,7 +101,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/mask-skipped-on-the-diagonal",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "begin + kColumns - 1 > first_line_position",
         "begin + kColumns > first_line_position + kColumns",
         "tiles that cross the diagonal are not masked",
@@ -109,7 +109,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/plain-mask-hides-the-row-itself",
-        "recurrent_attention_plain.cuh",
+        "attention/plain.cuh",
         "begin + lane > line_position",
         "begin + lane >= line_position",
         "causal mask off by one, without tensor cores",
@@ -117,7 +117,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/fragment-order",
-        "attention_mma.cuh",
+        "attention/mma.cuh",
         "mma_m16n8k16<T>(scores[2 * n], q[k], b[0], b[1]);",
         "mma_m16n8k16<T>(scores[2 * n], q[k], b[0], b[2]);",
         "halves of two different key fragments are multiplied",
@@ -125,7 +125,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/swizzle",
-        "attention_tile.cuh",
+        "attention/tile.cuh",
         "(row & 1) << 2 | (row & 2) | (row & 4) >> 2",
         "(row & 7)",
         "right values, but copies of two rows meet in the same banks",
@@ -133,7 +133,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/half-rotary-angles",
-        "attention_tile.cuh",
+        "attention/tile.cuh",
         "first + kHeadDim / 4 : first + 4",
         "first + 4 : first + 4",
         "the second chunk of an interleaved pair gets angles of the first",
@@ -149,7 +149,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/key-bias-of-the-first-head",
-        "attention_tile.cuh",
+        "attention/tile.cuh",
         "p.num_heads + work.kv_head,\n",
         "p.num_heads,\n",
         "all KV heads get the bias of the first",
@@ -157,7 +157,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/softmax-base-of-nothing",
-        "attention_mma.cuh",
+        "attention/mma.cuh",
         "return maximum == -INFINITY ? 0.0f : maximum;",
         "return maximum;",
         "NaN from a tile in which a line sees nothing",
@@ -165,7 +165,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/output-not-corrected",
-        "attention_mma.cuh",
+        "attention/mma.cuh",
         "      acc.out[n][2 * i + 1] *= correction;\n",
         "",
         "every second column keeps the weights of an old maximum",
@@ -173,7 +173,7 @@ _ARITHMETIC = (
     ),
     Bug(
         "recurrent_attention/narrow-reach",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "if (tile_begin + column < warp_reach)",
         "if (tile_begin + column + 16 < warp_reach)",
         "warps leave out their last columns",
@@ -184,7 +184,7 @@ _ARITHMETIC = (
 _ROWS = (
     Bug(
         "recurrent_attention/stale-own-rows",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "return computed ? source",
         "return computed && position % 2 == 0 ? source",
         "active rows are read from the cache, where an earlier iteration's K/V are",
@@ -192,7 +192,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/exited-rows-are-recomputed",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "position >= work.start && (p.active == nullptr || "
         "load_global(p.active + packed_row) != 0);",
         "position >= work.start;",
@@ -201,7 +201,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/reads-one-position-too-many",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "if (position >= work.end) return kNoSource;",
         "if (position > work.end) return kNoSource;",
         "a cell past the context, and a page past the sequence's last",
@@ -209,7 +209,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/every-tile-writes-the-cache",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "return line >= 0 && line < work.num_lines;",
         "return line < work.num_lines;",
         "right values, but cells are written by several blocks",
@@ -217,7 +217,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/first-row-of-a-tile-not-cached",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "return line >= 0 && line < work.num_lines;",
         "return line > 0 && line < work.num_lines;",
         "K/V of a tile's first row never reach the cache",
@@ -225,7 +225,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/page-layout",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "int64_t{position % p.page_size} * p.num_kv_heads + work.kv_head",
         "int64_t{work.kv_head} * p.page_size + position % p.page_size",
         "cells of a page in the order of heads, not positions",
@@ -233,7 +233,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/page-stride",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "page * p.cache_page_stride",
         "page * p.page_size * p.num_kv_heads * p.head_dim",
         "caches whose pages are apart are read at the wrong place",
@@ -241,7 +241,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/queries-of-the-first-sequence",
-        "attention_tile.cuh",
+        "attention/tile.cuh",
         "(work.first_row + row) * p.qkv_stride",
         "int64_t{row} * p.qkv_stride",
         "every sequence asks with the rows of the first",
@@ -249,7 +249,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/values-with-grouped-queries",
-        "attention_tile.cuh",
+        "attention/tile.cuh",
         "value = key + int64_t{p.num_kv_heads} * kHeadDim;",
         "value = key + int64_t{p.num_heads} * kHeadDim;",
         "values are read past the keys of all query heads",
@@ -257,7 +257,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/head-of-a-straddling-group",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "kv_head * group + (first_line + line) % group",
         "kv_head * group + line % group",
         "heads are mixed up where a tile begins inside a group",
@@ -265,7 +265,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/active-mask-high-bit",
-        "attention_work.cuh",
+        "attention/work.cuh",
         ">> (63 - last)",
         ">> ((64 - last) & 63)",
         "the last row of a tile counts as exited",
@@ -273,7 +273,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/exited-tile-leaves-its-output",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "    store_global_16(out + i % kChunks * 8, make_uint4(0, 0, 0, 0));",
         "    (void)out;",
         "rows without output keep what was in memory",
@@ -281,7 +281,7 @@ _ROWS = (
     ),
     Bug(
         "recurrent_attention/sequence-search",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "<= tile;\n    const int skipped",
         "< tile;\n    const int skipped",
         "a sequence's first tile goes to the sequence before",
@@ -292,7 +292,7 @@ _ROWS = (
 _SPLIT = (
     Bug(
         "recurrent_attention/last-split-forgotten",
-        "attention_work.cuh",
+        "attention/work.cuh",
         "(kv_tiles + p.splits - 1) / p.splits",
         "max(1, kv_tiles / p.splits)",
         "tiles that do not divide evenly are left out",
@@ -300,7 +300,7 @@ _SPLIT = (
     ),
     Bug(
         "recurrent_attention/empty-split-says-nothing",
-        "recurrent_attention.cuh",
+        "attention/recurrent_attention.cuh",
         "store_global(partial_log_sum(p, index), -INFINITY);",
         "(void)index;",
         "the merge reads a log-sum that nobody wrote",
@@ -308,7 +308,7 @@ _SPLIT = (
     ),
     Bug(
         "recurrent_attention/merge-without-maximum",
-        "split_merge.cuh",
+        "attention/split_merge.cuh",
         "exp2f(log_sum - maximum)",
         "exp2f(log_sum)",
         "weights of splits overflow",
@@ -316,7 +316,7 @@ _SPLIT = (
     ),
     Bug(
         "recurrent_attention/merge-of-nothing",
-        "split_merge.cuh",
+        "attention/split_merge.cuh",
         "log_sum == -INFINITY ? 0.0f : exp2f",
         "exp2f",
         "NaN where no split has anything",
@@ -324,7 +324,7 @@ _SPLIT = (
     ),
     Bug(
         "recurrent_attention/merge-reads-empty-splits",
-        "split_merge.cuh",
+        "attention/split_merge.cuh",
         "share == 0.0f || i >= pairs",
         "i >= pairs",
         "0 times whatever the workspace held",
