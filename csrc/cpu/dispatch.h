@@ -2,12 +2,13 @@
 //
 // A kernel is a function template over the element type that works on a range of rows:
 //
-//   template <class T> RDK_KERNEL void rms_norm_rows(const RmsNormParams& p, int64_t first, int64_t
-//   last); RDK_CPU_VARIANTS(RmsNormKernel, RmsNormParams, rms_norm_rows)
+//   template <class T>
+//   RDK_KERNEL void carry_rows_rows(const CarryRowsParams& p, int64_t first, int64_t last);
+//   RDK_CPU_VARIANTS(CarryRowsKernel, CarryRowsParams, carry_rows_rows)
 //
-//   extern "C" int rdk_rms_norm_cpu(const RmsNormParams* p, int dtype, RdkParallelFor parallel_for)
-//   {
-//     return rdk::cpu::run<RmsNormKernel>(*p, p->rows, p->width, dtype, parallel_for);
+//   extern "C" int rdk_carry_rows_cpu(const CarryRowsParams* p, int dtype,
+//                                     RdkParallelFor parallel_for) {
+//     return rdk::cpu::run<CarryRowsKernel>(*p, p->rows, p->width, dtype, parallel_for);
 //   }
 //
 // The loops are plain C++ that the compiler vectorises: RDK_KERNEL functions are inlined into one

@@ -79,8 +79,7 @@ void find_rows(const Params& p, Plan& plan) {
   }
 }
 
-// ---- 2. Keys and values to the cache
-// -------------------------------------------------------------
+// ---- 2. Keys and values to the cache ------------------------------------------------------------
 
 struct WriteJob {
   const Params& p;
@@ -114,8 +113,7 @@ RDK_KERNEL void write_rows(const WriteJob& job, int64_t first, int64_t last) {
 
 RDK_CPU_VARIANTS(WriteKernel, WriteJob, write_rows)
 
-// ---- 3. Items
-// ------------------------------------------------------------------------------------
+// ---- 3. Items -----------------------------------------------------------------------------------
 
 // The items of the given lines of a sequence, which see positions [0, reach). `tiles`: how many
 // sets of lines there are.
@@ -177,8 +175,7 @@ void make_items(const Params& p, Plan& plan) {
   plan.partials.resize(static_cast<size_t>(plan.num_partials * partial_floats(p)));
 }
 
-// ---- 4. Threads
-// ----------------------------------------------------------------------------------
+// ---- 4. Threads ---------------------------------------------------------------------------------
 
 struct AttendTask {
   AttendFunction attend;
@@ -197,8 +194,7 @@ void attend_items(const void* context, int64_t, int64_t) {
   }
 }
 
-// ---- 5. Merge
-// ------------------------------------------------------------------------------------
+// ---- 5. Merge -----------------------------------------------------------------------------------
 
 // One line from its parts, `stride` apart: their sums, each brought to the largest maximum.
 template <class T>

@@ -3,12 +3,11 @@
 //
 // Every element of the result is a dot product along the depth, of rows as they lie in memory:
 //
-//                   one chunk of the depth
-//    weight [width, depth]  ..|======|..    kPanel rows, fetched while the chunk before is used
-//                             |  |  |
-//    x [rows, depth]  --------+--+--+---->  sums by lane  ->  (next chunk)  ->  sum over lanes ->
-//    out
-//       kTileRows at a time --+--+--+---->
+//                    one chunk of the depth
+//   weight [width, depth]  ..|======|..    kPanel rows, fetched while the chunk before is used
+//                            |  |  |
+//   x [rows, depth] ---------+--+--+---->  sums by lane -> (next chunk) -> sum over lanes -> out
+//       kTileRows at a time -+--+--+---->
 //
 // The chunk of a panel stays in L1 while all rows of x use it. A dot product has a sum per lane,
 // which takes its elements in the order of the depth, and the lanes are added up by one tree:

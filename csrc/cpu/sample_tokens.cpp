@@ -1,10 +1,9 @@
 // sample_tokens on the CPU. A row of logits is read a few times from cache; nothing is sorted.
 //
-//   greedy     largest logit, then the first token that has it
-//   sampling   largest logit; a threshold from each of top-k, top-p and min-p; then noise for
-//   chunks
-//              of tokens with one above the threshold: first in fp32, to see which may win, then
-//              those few in fp64 as the specification has it
+//   greedy     largest logit; then the first token that has it
+//   sampling   largest logit; a threshold from each of top-k, top-p and min-p; then noise for the
+//              chunks of tokens with one above the threshold: first in fp32, to see which may win,
+//              then for those few in fp64 as the specification has it
 #include "rdkernels/sample_tokens.h"
 
 #include <algorithm>

@@ -1,10 +1,10 @@
 // The CUDA kernel of carry_rows. A thread makes one chunk of a row's state and the same chunk of
 // its embedding:
 //
-//   source_row >= 0           state [source] ------------> next_state,  embed [source] ->
-//   next_embed source_row = -1 - before  a draw or state [before] --> next_state,  0
-//   --------------> next_embed past the last row         0 -------------------------> next_state,
-//   0 --------------> next_embed
+//                              next_state                  next_embed
+//   source_row >= 0            state[source_row]           embed[source_row]
+//   source_row = -1 - before   a draw, or state[before]    0
+//   past the last row          0                           0
 //
 // What a row is made of is the same for all threads of a block, so the branches cost nothing. Two
 // reads and two writes per element; only fresh rows, a few per sequence, compute.
