@@ -283,14 +283,8 @@ inline AttendFunction choose(int dtype, [[maybe_unused]] bool exact) {
 #if RDK_BF16_DOT
   if (dtype == kRdkBFloat16 && !exact) return attend<bf16, Bf16Operand>;
 #endif
-  switch (dtype) {
-    case kRdkFloat32:
-      return attend<float, FloatOperand>;
-    case kRdkBFloat16:
-      return attend<bf16, FloatOperand>;
-    case kRdkFloat16:
-      return attend<half, FloatOperand>;
-    default:
-      return nullptr;
-  }
+  const auto visit = [](auto element) -> AttendFunction {
+    return attend<decltype(element), FloatOperand>;
+  };
+  return for_dtype(dtype, visit, AttendFunction{});
 }

@@ -86,32 +86,14 @@ struct WriteJob {
   const AttentionRow* rows;
 };
 
-template <class T>
-RDK_KERNEL void write_rows(const WriteJob& job, int64_t first, int64_t last) {
-  const Params& p = job.p;
-  const int64_t d = p.head_dim, q_width = p.num_heads * d, kv_width = p.num_kv_heads * d;
-  for (int64_t row = first; row < last; ++row) {
-    const AttentionRow at = job.rows[row];
-    if (at.sequence < 0) {
-      std::memset(static_cast<T*>(p.out) + row * q_width, 0, q_width * sizeof(T));
-      continue;
-    }
-    const T* keys = static_cast<const T*>(p.qkv) + row * p.qkv_stride + q_width;
-    const T* bias = p.qk_bias ? static_cast<const T*>(p.qk_bias) + q_width : nullptr;
-    const float* cos_sin = p.cos_sin + at.position * d;
-    const int64_t page =
-        p.page_table[at.sequence * p.page_table_stride + at.position / p.page_size];
-    const int64_t cell = page * p.cache_page_stride + at.position % p.page_size * kv_width;
-    T* key_cell = static_cast<T*>(p.key_cache) + cell;
-    for (int64_t h = 0; h < kv_width; h += d) {
-      rotate_head(keys + h, bias ? bias + h : nullptr, cos_sin, p.head_dim, p.interleaved != 0,
-                  key_cell + h);
-    }
-    std::memcpy(static_cast<T*>(p.value_cache) + cell, keys + kv_width, kv_width * sizeof(T));
-  }
-}
+}  // namespace
+}  // namespace rdk::cpu
 
-RDK_CPU_VARIANTS(WriteKernel, WriteJob, write_rows)
+#define RDK_KERNEL_FILE "attention_write_kernel.h"
+#include "instruction_sets.h"
+
+namespace rdk::cpu {
+namespace {
 
 // ---- 3. Items -----------------------------------------------------------------------------------
 
@@ -242,7 +224,7 @@ int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for)
   find_rows(p, plan);
   const WriteJob write{p, plan.rows.data()};
   const int64_t written = 2 * int64_t{p.num_kv_heads} * p.head_dim;
-  run<WriteKernel>(write, p.num_rows, written, dtype, parallel_for);
+  run_rows(RDK_BEST(choose(dtype)), write, p.num_rows, written, parallel_for);
   make_items(p, plan);
 
   const AttentionJob job{&p, plan.rows.data(), plan.live.data(), plan.partials.data()};
@@ -254,18 +236,10 @@ int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for)
   } else {
     parallel_for(count, 1, attend_items, &task);
   }
-  switch (dtype) {
-    case kRdkFloat32:
-      merge_items<float>(job, plan);
-      break;
-    case kRdkBFloat16:
-      merge_items<bf16>(job, plan);
-      break;
-    default:
-      merge_items<half>(job, plan);
-      break;
-  }
-  return kRdkSuccess;
+  return for_dtype(dtype, [&](auto element) -> int {
+    merge_items<decltype(element)>(job, plan);
+    return kRdkSuccess;
+  });
 }
 
 }  // namespace

@@ -336,14 +336,9 @@ void linear(const RowLinearParams& p, int64_t first, int64_t last) {
 }
 
 inline LinearFunction choose(int dtype, bool quantized) {
-  switch (dtype) {
-    case kRdkFloat32:
-      return quantized ? linear<float, int8_t> : linear<float, float>;
-    case kRdkBFloat16:
-      return quantized ? linear<bf16, int8_t> : linear<bf16, bf16>;
-    case kRdkFloat16:
-      return quantized ? linear<half, int8_t> : linear<half, half>;
-    default:
-      return nullptr;
-  }
+  const auto visit = [=](auto element) -> LinearFunction {
+    using T = decltype(element);
+    return quantized ? linear<T, int8_t> : linear<T, T>;
+  };
+  return for_dtype(dtype, visit, LinearFunction{});
 }

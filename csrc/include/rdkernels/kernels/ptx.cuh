@@ -141,7 +141,7 @@ RDK_DEVICE uint32_t pack2(float lo, float hi) {
 
 #else  // emulator
 
-#include "../../simt/simt.h"
+#include "../../../simt/simt.h"
 
 #define RDK_DYNAMIC_SHARED(name) unsigned char* const name = ::simt::dynamic_shared()
 // The tag's address is the array's identity: one per declaration and template instantiation, as on
