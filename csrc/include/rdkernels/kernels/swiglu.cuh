@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(kChunkThreads) swiglu_kernel(SwigluParams p) {
   const int64_t row = blockIdx.x, first = Part::first();
   if (first >= p.width) return;
   const T* gate = static_cast<const T*>(p.x) + row * p.x_stride + first;
+  T* out = static_cast<T*>(p.out) + row * p.out_stride + first;
   const Part gates = Part::load(gate), ups = Part::load(gate + p.width);
   Part result;
 #pragma unroll
@@ -22,7 +23,7 @@ __global__ void __launch_bounds__(kChunkThreads) swiglu_kernel(SwigluParams p) {
     result.elements[i] =
         from_float<T>(gated(to_float(gates.elements[i]), to_float(ups.elements[i])));
   }
-  result.store(static_cast<T*>(p.out) + row * p.out_stride + first);
+  result.store(out);
 }
 
 // Calls launch(kernel, grid, block, params) and returns the error code that it returns.
