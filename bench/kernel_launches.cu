@@ -53,7 +53,7 @@ int main() {
   print("rms_norm_kernel<*>", rdk::kMaxRowThreads);
   print("residual_norm_kernel<*>", rdk::kMaxRowThreads);
   print("exit_update_kernel<*>", rdk::kMaxRowThreads);
-  print("swiglu_kernel<*>", rdk::kSwigluThreads);
+  print("swiglu_kernel<*>", rdk::kChunkThreads);
   print("inject_state_kernel<*>", rdk::kChunkThreads);
   print("truncated_normal_kernel<*>", rdk::kChunkThreads);
   print("carry_rows_kernel<*>", rdk::kChunkThreads);

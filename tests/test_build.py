@@ -229,6 +229,33 @@ class RmsNormParams(ctypes.Structure):
     )
 
 
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_cmake_compiles_for_the_same_architectures(tmp_path):
+    configure = ["cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DRDKERNELS_CUDA=ON"]
+    done = subprocess.run(configure, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = re.search(r"rdkernels: CUDA kernels for (\S+)", done.stdout).group(1)
+    archs = choose_archs("", cuda_toolkit.find_toolkit())
+    kinds = [(arch, "real" if arch.machine_code else "virtual") for arch in archs]
+    assert told.split(";") == [f"{arch.number}-{kind}" for arch, kind in kinds]
+
+
+def test_public_headers_stand_alone(tmp_path):
+    """Each compiles by itself, and none needs what lies in kernels/, which is not installed."""
+    include = ROOT / "csrc" / "include"
+    public = sorted((include / "rdkernels").glob("*.h"))
+    for header in public:
+        shutil.copy(header, tmp_path)
+    (tmp_path / "rdkernels").symlink_to(tmp_path)
+    unit = "".join(f'#include "rdkernels/{header.name}"\n' for header in public)
+    for source in (unit, *(f'#include "rdkernels/{header.name}"\n' for header in public)):
+        command = [*native_build.find_compiler(), "-std=c++20", "-fsyntax-only", "-Wall", "-Werror"]
+        command += ["-I", str(tmp_path), "-x", "c++", "-"]
+        done = subprocess.run(command, input=source, capture_output=True, text=True)
+        assert done.returncode == 0, source + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 def test_cmake_builds_the_kernels_without_torch():

@@ -9,7 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_ARCHS = ("80", "86", "89", "90a", "100a")
+_LIST = Path(__file__).resolve().with_name("cuda_architectures.txt")
+# "80", ..., "90a", oldest first.
+DEFAULT_ARCHS = tuple(line for line in _LIST.read_text().splitlines() if line[:1].isdigit())
 
 
 class BuildError(Exception):

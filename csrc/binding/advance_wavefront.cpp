@@ -33,19 +33,11 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// On the CPU the arrays can be read: positions that do not exist are an error message.
-void check_layout(const AdvanceWavefrontParams& p) {
-  if (p.num_sequences > 0 && p.cu_rows[0] != 0) {
-    fail(kOp, "cu_rows", "0 first", std::to_string(p.cu_rows[0]));
-  }
+// On the CPU: fails unless rows and positions exist.
+void check_positions(const AdvanceWavefrontParams& p) {
+  check_row_bounds(kOp, p.cu_rows, p.num_sequences, p.num_rows);
   for (int b = 0; b < p.num_sequences; ++b) {
-    const int64_t rows = int64_t{p.cu_rows[b + 1]} - p.cu_rows[b];
-    if (rows < 0 || p.cu_rows[b + 1] > p.num_rows) {
-      fail(kOp, "cu_rows", "prefix sums up to " + std::to_string(p.num_rows),
-           std::to_string(p.cu_rows[b]) + " and " + std::to_string(p.cu_rows[b + 1]) +
-               " for sequence " + std::to_string(b));
-    }
-    if (rows > 0 && p.start[b] < 0) {
+    if (p.cu_rows[b + 1] > p.cu_rows[b] && p.start[b] < 0) {
       fail(kOp, "start", "positions >= 0", std::to_string(p.start[b]));
     }
   }
@@ -115,13 +107,13 @@ void advance_wavefront_out(const Tensor& tokens, const Tensor& start, const Tens
   params.max_length = length;
   params.tokens_stride = tokens.stride(0);
   params.committed_depth_stride = committed_depth.stride(0);
-  params.key_stride = row_keys.stride(0);
+  params.row_keys_stride = row_keys.stride(0);
   params.num_stop_tokens = stop_tokens.size(0);
   params.headway = headway;
   params.max_wavefront = max_wavefront;
   params.num_sequences = static_cast<int>(batch);
   params.restart = restart;
-  if (!tokens.is_cuda()) check_layout(params);
+  if (!tokens.is_cuda()) check_positions(params);
   constexpr int kNoDtype = 0;
   launch(kOp, params, kNoDtype, tokens, launch_cpu, launch_cuda);
 }

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <stdexcept>
+#include <string_view>
 
 namespace rdk::binding {
 namespace {
@@ -78,15 +79,28 @@ std::string describe(const Tensor& tensor) {
 }
 
 RdkDtype dtype_of(const char* op, const char* argument, const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return kRdkFloat32;
-    case ScalarType::BFloat16:
-      return kRdkBFloat16;
-    case ScalarType::Half:
-      return kRdkFloat16;
-    default:
-      fail(op, argument, "float32|bfloat16|float16 (native kernels)", describe(tensor));
+  const std::string_view type = name_of(tensor.scalar_type());
+#define RDK_FIND(code, value, element, name) \
+  if (type == name) return code;
+  RDK_DTYPES(RDK_FIND)
+#undef RDK_FIND
+#define RDK_LIST(code, value, element, name) "|" name
+  constexpr std::string_view kNames = RDK_DTYPES(RDK_LIST);
+#undef RDK_LIST
+  fail(op, argument, std::string(kNames.substr(1)) + " (native kernels)", describe(tensor));
+}
+
+void check_row_bounds(const char* op, const int32_t* cu_rows, int64_t num_sequences,
+                      int64_t num_rows) {
+  if (num_sequences > 0 && cu_rows[0] != 0) {
+    fail(op, "cu_rows", "0 first", std::to_string(cu_rows[0]));
+  }
+  for (int64_t b = 0; b < num_sequences; ++b) {
+    const int32_t first = cu_rows[b], end = cu_rows[b + 1];
+    if (first <= end && end <= num_rows) continue;
+    fail(op, "cu_rows", "prefix sums up to " + std::to_string(num_rows),
+         std::to_string(first) + " and " + std::to_string(end) + " for sequence " +
+             std::to_string(b));
   }
 }
 

@@ -55,6 +55,12 @@ void expect_output(const char* op, const char* argument, const Tensor& tensor, S
 void expect_written(const char* op, const char* argument, const Tensor& tensor, Shape shape,
                     ScalarType dtype, const Tensor& like);
 
+// On the CPU the rows' layout can be read without waiting for anybody, and a wrong one is an error
+// message and not an access to someone else's memory: fails unless cu_rows [num_sequences + 1] are
+// prefix sums up to num_rows.
+void check_row_bounds(const char* op, const int32_t* cu_rows, int64_t num_sequences,
+                      int64_t num_rows);
+
 // An input whose last dimension is contiguous: `tensor`, or a copy if it is not so.
 Tensor with_contiguous_rows(const Tensor& tensor);
 

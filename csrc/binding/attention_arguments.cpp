@@ -35,16 +35,9 @@ void expect_contiguous_pages(const char* op, const char* argument, const Tensor&
 
 void check_layout(const char* op, const RecurrentAttentionParams& p, int64_t positions,
                   int64_t pages) {
-  if (p.num_sequences > 0 && p.cu_rows[0] != 0) {
-    fail(op, "cu_rows", "0 first", std::to_string(p.cu_rows[0]));
-  }
+  check_row_bounds(op, p.cu_rows, p.num_sequences, p.num_rows);
   for (int32_t b = 0; b < p.num_sequences; ++b) {
     const int64_t rows = int64_t{p.cu_rows[b + 1]} - p.cu_rows[b];
-    if (rows < 0 || p.cu_rows[b + 1] > p.num_rows) {
-      fail(op, "cu_rows", "prefix sums up to " + std::to_string(p.num_rows),
-           std::to_string(p.cu_rows[b]) + " and " + std::to_string(p.cu_rows[b + 1]) +
-               " for sequence " + std::to_string(b));
-    }
     if (rows == 0) continue;
     const int64_t end = p.start[b] + rows;
     const int64_t most = std::min(positions, int64_t{p.max_pages} * p.page_size);

@@ -14,8 +14,8 @@ int64_t heads_of(const char* op, const char* argument, const Tensor& tensor, int
 // Fails unless pages are contiguous: caches are written, so they cannot be copied into shape.
 void expect_contiguous_pages(const char* op, const char* argument, const Tensor& cache);
 
-// On the CPU the layout can be read without waiting for anybody: a wrong one is an error message
-// and not a write to someone else's memory. `positions`: rows of cos_sin; `pages`: of the cache.
+// On the CPU: fails unless rows, positions and pages exist. `positions`: rows of cos_sin; `pages`: of
+// the cache.
 void check_layout(const char* op, const RecurrentAttentionParams& params, int64_t positions,
                   int64_t pages);
 

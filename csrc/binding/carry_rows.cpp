@@ -63,7 +63,7 @@ void carry_rows_out(const Tensor& state, const Tensor& embed, const Tensor& sour
   params.width = width;
   params.state_stride = states.stride(0);
   params.embed_stride = embeds.stride(0);
-  params.key_stride = keys.stride(0);
+  params.row_keys_stride = keys.stride(0);
   params.next_state_stride = next_state.stride(0);
   params.next_embed_stride = next_embed.stride(0);
   params.seed = static_cast<uint64_t>(seed);

@@ -49,7 +49,7 @@ void exit_update_out(const Tensor& state, const Tensor& previous_state, const Te
   params.rows = rows;
   params.width = width;
   params.state_stride = now.stride(0);
-  params.previous_stride = before.stride(0);
+  params.previous_state_stride = before.stride(0);
   params.iterations = static_cast<int32_t>(iterations);
   params.threshold = static_cast<float>(threshold);
   launch(kOp, params, dtype, state, RDK_LAUNCHERS(exit_update));

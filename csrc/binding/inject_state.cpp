@@ -80,10 +80,10 @@ void inject_state_out(const Tensor& state, const Tensor& embed,
   params.width = width;
   params.state_stride = states.stride(0);
   params.embed_stride = embeds.stride(0);
-  params.previous_stride = previous ? previous->stride(0) : 0;
-  params.key_stride = keys ? keys->stride(0) : 0;
-  params.adapter_stride = adapter_input.stride(0);
-  params.mixed_stride = mixed_embed.stride(0);
+  params.previous_embed_stride = previous ? previous->stride(0) : 0;
+  params.row_keys_stride = keys ? keys->stride(0) : 0;
+  params.adapter_input_stride = adapter_input.stride(0);
+  params.mixed_embed_stride = mixed_embed.stride(0);
   params.noise_std = static_cast<float>(noise_std);
   params.variance_preserving = variance_preserving;
   params.seed = static_cast<uint64_t>(seed);

@@ -17,6 +17,15 @@ void expect_int32(const char* argument, const Tensor& tensor, Shape shape, const
   expect_tensor(kOp, argument, tensor, shape, ScalarType::Int, like);
 }
 
+int64_t workspace_bytes([[maybe_unused]] const RecurrentAttentionParams& params,
+                        [[maybe_unused]] int dtype) {
+#ifdef RDK_WITH_CUDA
+  return rdk_recurrent_attention_workspace(&params, dtype);
+#else
+  return 0;
+#endif
+}
+
 // qkv: [N, (H + 2 * HK) * d]   qk_bias: [H + HK, d] or none   cos_sin: [positions, d] float32
 // key_cache, value_cache: [pages, page_size, HK, d]   page_table: [B, max_pages] int32
 // cu_rows: [B + 1] int32   start: [B] int32   active: [N] bool or none   out: [N, H * d]
@@ -85,7 +94,7 @@ void recurrent_attention_out(const Tensor& qkv, const std::optional<Tensor>& qk_
 
   std::optional<Tensor> workspace;
   if (qkv.is_cuda()) {
-    const int64_t bytes = plan_recurrent_attention(params, dtype).workspace_bytes;
+    const int64_t bytes = workspace_bytes(params, dtype);
     const auto size = {bytes};
     if (bytes > 0) workspace = torch::stable::new_empty(qkv, size, ScalarType::Byte);
     params.workspace = workspace ? workspace->mutable_data_ptr() : nullptr;

@@ -48,7 +48,7 @@ void sample_tokens_out(const Tensor& logits, const std::optional<Tensor>& row_ke
   params.rows = rows;
   params.vocabulary = vocabulary;
   params.logits_stride = logit_rows.stride(0);
-  params.key_stride = keys ? keys->stride(0) : 0;
+  params.row_keys_stride = keys ? keys->stride(0) : 0;
   params.seed = static_cast<uint64_t>(seed);
   params.top_k = top_k;
   params.temperature = temperature;

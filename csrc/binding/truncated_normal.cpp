@@ -35,7 +35,7 @@ void truncated_normal_out(const Tensor& row_keys, int64_t width, double std, int
   params.out = out.mutable_data_ptr();
   params.rows = row_keys.size(0);
   params.width = width;
-  params.key_stride = keys.stride(0);
+  params.row_keys_stride = keys.stride(0);
   params.out_stride = out.stride(0);
   params.seed = static_cast<uint64_t>(seed);
   params.stream = static_cast<int>(stream);

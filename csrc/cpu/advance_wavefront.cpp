@@ -71,7 +71,7 @@ void write_tokens(const Params& p, const Sequence& sequence, int64_t fresh) {
 void write_row(const Params& p, int64_t row, int64_t source, int64_t token, int32_t sequence_id,
                int64_t position, int32_t depth) {
   if (row >= p.capacity) return;
-  int32_t* key = p.row_keys + row * p.key_stride;
+  int32_t* key = p.row_keys + row * p.row_keys_stride;
   p.source_row[row] = static_cast<int32_t>(source);
   p.row_tokens[row] = token;
   key[0] = sequence_id;

@@ -12,8 +12,8 @@
 
 namespace rdk::cpu {
 
-// Positions whose keys and values are packed at a time. 64 of 96 channels are 12 KB of keys and
-// 12 KB of values in bf16: both stay in L1 while all lines use them.
+// Positions whose keys and values are packed at a time. 64 of 96 channels are 12 KB of keys and 12
+// KB of values in bf16: both stay in L1 while all lines use them.
 inline constexpr int kBlockPositions = 64;
 
 // Where a row of the launch is.

@@ -1,13 +1,14 @@
 // The kernel of recurrent_attention on the CPU. attention_variants.cpp includes this file once per
 // instruction set (instruction_sets.h), hence no include guard.
 //
-//        keys of 64 positions            values of 64 positions          packed once per KV head
-//        and [d words][64]                   [64 / pack][d]                   block of positions,
-//        used by
-//             |                               |                           all lines of the item
-//   q  ---> multiply ---> scores ---> weigh ---> weights ---> multiply ---> out
-//   [6][d words]          [6][64]   online softmax  [6][64 / pack]          [6][d]     6 lines at a
-//   time
+//    keys of 64 positions                             values of 64 positions
+//        [d words][64]                                    [64 / pack][d]
+//              |                                                 |
+//   q ---> multiply ---> scores ---> weigh ---> weights ---> multiply ---> out
+//   [6][d words]         [6][64]             [6][64 / pack]              [6][d]
+//
+// Keys and values are packed once per KV head and block of positions, and used by all lines of the
+// item, 6 at a time. The softmax is online: maximum and sum of a line go from block to block.
 //
 // Both products are one function, multiply(): rows of words times a packed matrix of words. A word
 // is a float, or a pair of bf16 that the dot product instruction sums; keys are transposed when
@@ -15,8 +16,7 @@
 
 #include "attention_vectors.h"
 
-// ---- Online softmax
-// ------------------------------------------------------------------------------
+// ---- Online softmax -----------------------------------------------------------------------------
 
 // 2^x for x <= 0 (and NaN) by the Taylor polynomial of e^(r ln 2), |r| <= 1/2; 0 below 2^-126.
 template <int kTerms>
@@ -70,8 +70,7 @@ RDK_KERNEL float weigh(const float* scores, int visible, float scale_log2, float
   return correction;
 }
 
-// ---- An item
-// -------------------------------------------------------------------------------------
+// ---- An item ------------------------------------------------------------------------------------
 
 // Cells of a block of positions, for KV head 0.
 template <class T>
@@ -284,14 +283,8 @@ inline AttendFunction choose(int dtype, [[maybe_unused]] bool exact) {
 #if RDK_BF16_DOT
   if (dtype == kRdkBFloat16 && !exact) return attend<bf16, Bf16Operand>;
 #endif
-  switch (dtype) {
-    case kRdkFloat32:
-      return attend<float, FloatOperand>;
-    case kRdkBFloat16:
-      return attend<bf16, FloatOperand>;
-    case kRdkFloat16:
-      return attend<half, FloatOperand>;
-    default:
-      return nullptr;
-  }
+  const auto visit = [](auto element) -> AttendFunction {
+    return attend<decltype(element), FloatOperand>;
+  };
+  return for_dtype(dtype, visit, AttendFunction{});
 }

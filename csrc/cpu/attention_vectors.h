@@ -17,8 +17,7 @@ RDK_KERNEL Ints count_up(std::integer_sequence<int, I...>) {
   return Ints{I...};
 }
 
-// ---- Reductions over the lanes
-// -------------------------------------------------------------------
+// ---- Reductions over the lanes ------------------------------------------------------------------
 
 RDK_KERNEL Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
@@ -29,8 +28,7 @@ RDK_KERNEL float maximum_of(Floats v) {
   return v[0];
 }
 
-// ---- Operands: what a word of a product is
-// -------------------------------------------------------
+// ---- Operands: what a word of a product is ------------------------------------------------------
 
 struct FloatOperand {
   using Element = float;
@@ -66,8 +64,7 @@ struct Bf16Operand {
 };
 #endif
 
-// ---- Packing
-// -------------------------------------------------------------------------------------
+// ---- Packing ------------------------------------------------------------------------------------
 
 // Transposes a square of words: in step s, blocks of s x s words off the diagonal change places.
 template <int kStep = kLanes / 2>
@@ -161,8 +158,7 @@ RDK_KERNEL void pack_values(const bf16* const* rows, int count, int head_dim, ui
 }
 #endif
 
-// ---- Products
-// ------------------------------------------------------------------------------------
+// ---- Products -----------------------------------------------------------------------------------
 
 // c[line][column] (+)= sum over k of a[line][k] . b[k][column], kLines x kVectors vectors of it.
 template <class Operand, int kLines, int kVectors>

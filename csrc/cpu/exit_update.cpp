@@ -1,5 +1,7 @@
 #include "rdkernels/exit_update.h"
 
+#include "rdkernels/kernels/exit_rule.h"
+
 #define RDK_KERNEL_FILE "exit_update_kernel.h"
 #include "instruction_sets.h"
 

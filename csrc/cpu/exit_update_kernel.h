@@ -32,7 +32,8 @@ template <class T>
     p.converged[row] = 0;
     if (p.active != nullptr && !p.active[row]) continue;
     const T* const state = static_cast<const T*>(p.state) + row * p.state_stride;
-    const T* const previous = static_cast<const T*>(p.previous_state) + row * p.previous_stride;
+    const T* const previous =
+        static_cast<const T*>(p.previous_state) + row * p.previous_state_stride;
     p.delta[row] = exit_delta(p.criterion, exit_sums(state, previous, p.width, p.criterion));
     p.converged[row] = p.delta[row] < p.threshold;
     p.depth[row] += p.iterations;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "random.h"
+#include "rdkernels/kernels/state_noise.h"
 
 #define RDK_USES_BF16_DOT
 #define RDK_KERNEL_FILE "inject_state_kernel.h"

@@ -17,7 +17,7 @@ RDK_KERNEL void mix_momentum(const InjectStateParams& p, const T* now, const T* 
 template <class T>
 RDK_KERNEL void mix_noise(const InjectStateParams& p, int64_t row, float weight, const T* state,
                           T* to) {
-  const RandomKey key = key_of_row(p.row_keys + row * p.key_stride, p.seed, kStreamStateNoise);
+  const RandomKey key = key_of_row(p.row_keys + row * p.row_keys_stride, p.seed, kStreamStateNoise);
   const float kept = kept_share(weight, p.variance_preserving);
   uint32_t bits[kRandomChunk];
   float noise[kRandomChunk];
@@ -39,8 +39,8 @@ template <class T>
   for (int64_t row = first; row < last; ++row) {
     const T* const state = static_cast<const T*>(p.state) + row * p.state_stride;
     const T* const embed = static_cast<const T*>(p.embed) + row * p.embed_stride;
-    T* const adapter = static_cast<T*>(p.adapter_input) + row * p.adapter_stride;
-    T* const mixed = static_cast<T*>(p.mixed_embed) + row * p.mixed_stride;
+    T* const adapter = static_cast<T*>(p.adapter_input) + row * p.adapter_input_stride;
+    T* const mixed = static_cast<T*>(p.mixed_embed) + row * p.mixed_embed_stride;
 
     const float weight = p.noise_weight != nullptr ? p.noise_weight[row] : 0.0f;
     if (weight > 0.0f) {
@@ -51,7 +51,8 @@ template <class T>
 
     T* const embed_half = adapter + p.width;
     if (p.previous_embed != nullptr && p.depth[row] > 0) {
-      const T* const previous = static_cast<const T*>(p.previous_embed) + row * p.previous_stride;
+      const T* const previous =
+          static_cast<const T*>(p.previous_embed) + row * p.previous_embed_stride;
       mix_momentum(p, embed, previous, embed_half, mixed);
     } else {
       std::memcpy(embed_half, embed, bytes);

@@ -1,18 +1,22 @@
-// Compiles RDK_KERNEL_FILE, a kernel that spells out vectors, once per instruction set:
+// Compiles RDK_KERNEL_FILE, a kernel of one op, once per instruction set:
 //
 //   #define RDK_KERNEL_FILE "swiglu_kernel.h"   // defines choose(...): a function pointer
 //   #include "instruction_sets.h"
 //
 //   ... rdk::cpu::RDK_BEST(choose(dtype)) ...   // that of the best set of capability()
 //
-// Other kernels leave vectorising to the compiler (dispatch.h). These keep tiles of sums in
-// registers, transpose in them, or convert elements with instructions that the compiler does not
-// find; the width of a vector has to be known where it is declared, so each inclusion has a
-// namespace in rdk::cpu and a target region of its own. Every header comes first, so that no code
-// of others is compiled for a target that the machine may not have. RDK_USES_BF16_DOT says that
-// the kernel has code for the bf16 instructions; without it, they are not a set of their own.
+// Each inclusion has a namespace in rdk::cpu and a target region of its own. Kernels that leave
+// vectorising to the compiler are plain loops. Others (vectors.h) keep tiles of sums in registers,
+// transpose in them, or convert elements with instructions that the compiler does not find, and
+// have to know the width of a vector where they declare one. RDK_USES_BF16_DOT says that the kernel
+// has code for the bf16 instructions; without it, they are not a set of their own.
 //
-// The kernel's file, and vectors.h which it includes, have no include guards. They find defined
+// Two rules keep code for a target that the machine may not have out of what others call. Every
+// header comes first. And a kernel instantiates no template of the library with types that others
+// use too (std::vector<float>): the linker keeps one copy of such a function for everybody. (Files
+// compiled several times with different -m flags would break that rule with every inline function.)
+//
+// The kernel's file, and vectors.h if it includes that, have no include guards. They find defined
 //
 //   RDK_VECTOR_BYTES   16, 32 or 64: a vector register
 //   RDK_BF16_DOT       1 if there is an instruction for dot products of bf16 pairs

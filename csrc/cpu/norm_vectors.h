@@ -2,10 +2,6 @@
 
 #include "row_vectors.h"
 
-RDK_KERNEL float inverse_rms(float sum_of_squares, int64_t width, float eps) {
-  return 1.0f / std::sqrt(sum_of_squares / static_cast<float>(width) + eps);
-}
-
 // out = round(x * scale) * weight, rounded again; x is in a cache, and meanwhile `next`, a row that
 // is not, is fetched. out may be x.
 template <class T>

@@ -25,6 +25,20 @@ RDK_KERNEL void random_words(const RandomKey& key, int64_t first, uint32_t (&out
   }
 }
 
+// out[width] = truncated normal draws of the row's channels, times std.
+template <class T>
+RDK_KERNEL void draw_truncated_normal(const RandomKey& key, float std, int64_t width, T* out) {
+  uint32_t bits[kRandomChunk];
+  for (int64_t channel = 0; channel < width; channel += kRandomChunk) {
+    const int64_t left = width - channel, count = left < kRandomChunk ? left : kRandomChunk;
+    random_words(key, channel, bits);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) {
+      out[channel + i] = from_float<T>(truncated_normal(bits[i]) * std);
+    }
+  }
+}
+
 RDK_KERNEL RandomKey key_of_row(const int32_t* row_key, uint64_t seed, int stream) {
   return random_key(row_key[0], row_key[1], row_key[2], seed, stream);
 }

@@ -79,43 +79,23 @@ void find_rows(const Params& p, Plan& plan) {
   }
 }
 
-// ---- 2. Keys and values to the cache
-// -------------------------------------------------------------
+// ---- 2. Keys and values to the cache ------------------------------------------------------------
 
 struct WriteJob {
   const Params& p;
   const AttentionRow* rows;
 };
 
-template <class T>
-RDK_KERNEL void write_rows(const WriteJob& job, int64_t first, int64_t last) {
-  const Params& p = job.p;
-  const int64_t d = p.head_dim, q_width = p.num_heads * d, kv_width = p.num_kv_heads * d;
-  for (int64_t row = first; row < last; ++row) {
-    const AttentionRow at = job.rows[row];
-    if (at.sequence < 0) {
-      std::memset(static_cast<T*>(p.out) + row * q_width, 0, q_width * sizeof(T));
-      continue;
-    }
-    const T* keys = static_cast<const T*>(p.qkv) + row * p.qkv_stride + q_width;
-    const T* bias = p.qk_bias ? static_cast<const T*>(p.qk_bias) + q_width : nullptr;
-    const float* cos_sin = p.cos_sin + at.position * d;
-    const int64_t page =
-        p.page_table[at.sequence * p.page_table_stride + at.position / p.page_size];
-    const int64_t cell = page * p.cache_page_stride + at.position % p.page_size * kv_width;
-    T* key_cell = static_cast<T*>(p.key_cache) + cell;
-    for (int64_t h = 0; h < kv_width; h += d) {
-      rotate_head(keys + h, bias ? bias + h : nullptr, cos_sin, p.head_dim, p.interleaved != 0,
-                  key_cell + h);
-    }
-    std::memcpy(static_cast<T*>(p.value_cache) + cell, keys + kv_width, kv_width * sizeof(T));
-  }
-}
+}  // namespace
+}  // namespace rdk::cpu
 
-RDK_CPU_VARIANTS(WriteKernel, WriteJob, write_rows)
+#define RDK_KERNEL_FILE "attention_write_kernel.h"
+#include "instruction_sets.h"
 
-// ---- 3. Items
-// ------------------------------------------------------------------------------------
+namespace rdk::cpu {
+namespace {
+
+// ---- 3. Items -----------------------------------------------------------------------------------
 
 // The items of the given lines of a sequence, which see positions [0, reach). `tiles`: how many
 // sets of lines there are.
@@ -177,8 +157,7 @@ void make_items(const Params& p, Plan& plan) {
   plan.partials.resize(static_cast<size_t>(plan.num_partials * partial_floats(p)));
 }
 
-// ---- 4. Threads
-// ----------------------------------------------------------------------------------
+// ---- 4. Threads ---------------------------------------------------------------------------------
 
 struct AttendTask {
   AttendFunction attend;
@@ -197,8 +176,7 @@ void attend_items(const void* context, int64_t, int64_t) {
   }
 }
 
-// ---- 5. Merge
-// ------------------------------------------------------------------------------------
+// ---- 5. Merge -----------------------------------------------------------------------------------
 
 // One line from its parts, `stride` apart: their sums, each brought to the largest maximum.
 template <class T>
@@ -246,7 +224,7 @@ int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for)
   find_rows(p, plan);
   const WriteJob write{p, plan.rows.data()};
   const int64_t written = 2 * int64_t{p.num_kv_heads} * p.head_dim;
-  run<WriteKernel>(write, p.num_rows, written, dtype, parallel_for);
+  run_rows(RDK_BEST(choose(dtype)), write, p.num_rows, written, parallel_for);
   make_items(p, plan);
 
   const AttentionJob job{&p, plan.rows.data(), plan.live.data(), plan.partials.data()};
@@ -258,18 +236,10 @@ int recurrent_attention(const Params& p, int dtype, RdkParallelFor parallel_for)
   } else {
     parallel_for(count, 1, attend_items, &task);
   }
-  switch (dtype) {
-    case kRdkFloat32:
-      merge_items<float>(job, plan);
-      break;
-    case kRdkBFloat16:
-      merge_items<bf16>(job, plan);
-      break;
-    default:
-      merge_items<half>(job, plan);
-      break;
-  }
-  return kRdkSuccess;
+  return for_dtype(dtype, [&](auto element) -> int {
+    merge_items<decltype(element)>(job, plan);
+    return kRdkSuccess;
+  });
 }
 
 }  // namespace

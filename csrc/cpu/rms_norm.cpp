@@ -1,6 +1,6 @@
 #include "rdkernels/rms_norm.h"
 
-#include <cmath>
+#include "rdkernels/kernels/arithmetic.h"
 
 #define RDK_USES_BF16_DOT
 #define RDK_KERNEL_FILE "rms_norm_kernel.h"

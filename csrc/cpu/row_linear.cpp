@@ -14,7 +14,7 @@ constexpr int kBlockRows = 64;
 // Bytes of weight below which a second thread costs more than it saves.
 constexpr int64_t kBytesPerThread = 128 << 10;
 
-using LinearFunction = void (*)(const RowLinearParams&, int64_t first, int64_t last);
+using LinearFunction = RowsFunction<RowLinearParams>;  // of columns
 
 }  // namespace
 }  // namespace rdk::cpu
@@ -23,33 +23,15 @@ using LinearFunction = void (*)(const RowLinearParams&, int64_t first, int64_t l
 #define RDK_KERNEL_FILE "row_linear_kernel.h"
 #include "instruction_sets.h"
 
-namespace rdk::cpu {
-namespace {
-
-struct Job {
-  const RowLinearParams* params;
-  LinearFunction function;
-};
-
-}  // namespace
-}  // namespace rdk::cpu
-
 extern "C" int rdk_row_linear_cpu(const RowLinearParams* p, int dtype,
                                   RdkParallelFor parallel_for) {
   using namespace rdk::cpu;
-  const Job job{p, RDK_BEST(choose(dtype, p->scale != nullptr))};
-  if (job.function == nullptr) return kRdkUnknownDtype;
+  const LinearFunction function = RDK_BEST(choose(dtype, p->scale != nullptr));
+  if (function == nullptr) return kRdkUnknownDtype;
   if (p->rows <= 0 || p->width <= 0) return kRdkSuccess;
-  const int64_t element = p->scale != nullptr ? 1 : dtype == kRdkFloat32 ? 4 : 2;
-  const int64_t grain = 1 + kBytesPerThread / (1 + p->depth * element * (1 + p->rows / 8));
-  if (parallel_for == nullptr || p->width <= grain) {
-    job.function(*p, 0, p->width);
-    return kRdkSuccess;
-  }
-  const RdkRange body = [](const void* context, int64_t first, int64_t last) {
-    const Job& my = *static_cast<const Job*>(context);
-    my.function(*my.params, first, last);
-  };
-  parallel_for(p->width, grain, body, &job);
+  const auto size = [](auto element) { return static_cast<int64_t>(sizeof(element)); };
+  const int64_t bytes = p->scale != nullptr ? 1 : rdk::for_dtype(dtype, size, int64_t{0});
+  const int64_t grain = 1 + kBytesPerThread / (1 + p->depth * bytes * (1 + p->rows / 8));
+  run_ranges(function, *p, p->width, grain, parallel_for);
   return kRdkSuccess;
 }

@@ -3,12 +3,11 @@
 //
 // Every element of the result is a dot product along the depth, of rows as they lie in memory:
 //
-//                   one chunk of the depth
-//    weight [width, depth]  ..|======|..    kPanel rows, fetched while the chunk before is used
-//                             |  |  |
-//    x [rows, depth]  --------+--+--+---->  sums by lane  ->  (next chunk)  ->  sum over lanes ->
-//    out
-//       kTileRows at a time --+--+--+---->
+//                    one chunk of the depth
+//   weight [width, depth]  ..|======|..    kPanel rows, fetched while the chunk before is used
+//                            |  |  |
+//   x [rows, depth] ---------+--+--+---->  sums by lane -> (next chunk) -> sum over lanes -> out
+//       kTileRows at a time -+--+--+---->
 //
 // The chunk of a panel stays in L1 while all rows of x use it. A dot product has a sum per lane,
 // which takes its elements in the order of the depth, and the lanes are added up by one tree:
@@ -337,14 +336,9 @@ void linear(const RowLinearParams& p, int64_t first, int64_t last) {
 }
 
 inline LinearFunction choose(int dtype, bool quantized) {
-  switch (dtype) {
-    case kRdkFloat32:
-      return quantized ? linear<float, int8_t> : linear<float, float>;
-    case kRdkBFloat16:
-      return quantized ? linear<bf16, int8_t> : linear<bf16, bf16>;
-    case kRdkFloat16:
-      return quantized ? linear<half, int8_t> : linear<half, half>;
-    default:
-      return nullptr;
-  }
+  const auto visit = [=](auto element) -> LinearFunction {
+    using T = decltype(element);
+    return quantized ? linear<T, int8_t> : linear<T, T>;
+  };
+  return for_dtype(dtype, visit, LinearFunction{});
 }

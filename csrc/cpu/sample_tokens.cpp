@@ -1,17 +1,9 @@
-// sample_tokens on the CPU. A row of logits is read a few times from cache; nothing is sorted.
-//
-//   greedy     largest logit, then the first token that has it
-//   sampling   largest logit; a threshold from each of top-k, top-p and min-p; then noise for
-//   chunks
-//              of tokens with one above the threshold: first in fp32, to see which may win, then
-//              those few in fp64 as the specification has it
 #include "rdkernels/sample_tokens.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "dispatch.h"
 #include "math.h"
 #include "random.h"
 
@@ -23,51 +15,41 @@ namespace {
 constexpr float kGumbelRange = 20.25f;
 static_assert(kGumbelRange > kLargestGumbel - kSmallestGumbel, "every draw must fit the range");
 
-template <class T>
-RDK_KERNEL float number(T logit) {
-  const float x = to_float(logit);
-  return x == x ? x : -std::numeric_limits<float>::infinity();
+// Memory of the calling thread for so many floats, kept for the next call.
+float* thread_floats(int64_t count) {
+  static thread_local std::vector<float> floats;
+  if (floats.size() < static_cast<size_t>(count)) floats.resize(static_cast<size_t>(count));
+  return floats.data();
 }
 
-template <class T>
-RDK_KERNEL float largest_logit(const T* logits, int64_t vocabulary) {
-  float largest = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : largest)
-  for (int64_t i = 0; i < vocabulary; ++i) {
-    const float x = number(logits[i]);
-    largest = x > largest ? x : largest;
+// The weights of a logit for top-k and top-p.
+struct CountOf {
+  double operator()(float) const { return 1.0; }
+};
+struct MassOf {
+  float smallest, largest, temperature;
+
+  double operator()(float x) const {
+    if (!(x >= smallest)) return 0.0;
+    // The difference of two infinities would be NaN.
+    return x == largest ? 1.0 : std::exp((x - largest) / temperature);
   }
-  return largest;
-}
+};
 
-// The first token whose logit is `value`, which one has.
-template <class T>
-RDK_KERNEL int64_t first_token(const T* logits, int64_t vocabulary, float value) {
-  constexpr int64_t kStep = 256;  // in a loop without exit, which can be vectorised
-  int64_t token = 0;
-  for (; token + kStep <= vocabulary; token += kStep) {
-    int found = 0;
-#pragma omp simd reduction(| : found)
-    for (int64_t i = 0; i < kStep; ++i) found |= to_float(logits[token + i]) == value;
-    if (found) break;
-  }
-  while (token + 1 < vocabulary && to_float(logits[token]) != value) ++token;
-  return token;
-}
-
-// The smallest of `logits` with less than `limit` weight strictly above it. Reorders them; an
-// average of two passes over them, like a quickselect.
+// The smallest of the logits [first, last) with less than `limit` weight strictly above it. Reorders
+// them; an average of two passes over them, like a quickselect. It is compiled once, for the least
+// instruction set: there are no vectors in it, and std::partition would call functions of another
+// target where it inlines these.
 template <class WeightOf>
-float smallest_kept(std::vector<float>& logits, double limit, WeightOf weight_of) {
-  auto first = logits.begin(), last = logits.end();
+[[gnu::noinline]] float smallest_kept(float* first, float* last, double limit, WeightOf weight_of) {
   double above = 0.0;  // weight of what was larger and is out of [first, last)
   while (true) {
     const float a = *first, b = first[(last - first) / 2], c = last[-1];
     const float pivot = std::max(std::min(a, b), std::min(std::max(a, b), c));
-    const auto larger_end = std::partition(first, last, [=](float x) { return x > pivot; });
-    const auto equal_end = std::partition(larger_end, last, [=](float x) { return x == pivot; });
+    float* const larger_end = std::partition(first, last, [=](float x) { return x > pivot; });
+    float* const equal_end = std::partition(larger_end, last, [=](float x) { return x == pivot; });
     double larger = 0.0;
-    for (auto at = first; at != larger_end; ++at) larger += weight_of(*at);
+    for (const float* at = first; at != larger_end; ++at) larger += weight_of(*at);
     const double equal = static_cast<double>(equal_end - larger_end) * weight_of(pivot);
     if (above + larger >= limit) {
       last = larger_end;
@@ -80,123 +62,14 @@ float smallest_kept(std::vector<float>& logits, double limit, WeightOf weight_of
   }
 }
 
-// The sum of exp((x - largest) / temperature) over logits x >= smallest.
-template <class T>
-RDK_KERNEL double total_mass(const T* logits, int64_t vocabulary, float smallest, float largest,
-                             float temperature) {
-  constexpr int64_t kStep = 256;  // summed in fp32
-  double total = 0.0;
-  for (int64_t first = 0; first < vocabulary; first += kStep) {
-    const int64_t count = std::min(kStep, vocabulary - first);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) {
-      const float x = number(logits[first + i]);
-      const float mass = x == largest ? 1.0f : exp((x - largest) / temperature);
-      sum += x >= smallest ? mass : 0.0f;
-    }
-    total += static_cast<double>(sum);
-  }
-  return total;
-}
-
-// Tokens with a logit below this are not kept, or cannot win.
-template <class T>
-RDK_KERNEL float keep_threshold(const SampleTokensParams& p, const T* logits, float largest) {
-  const float temperature = static_cast<float>(p.temperature);
-  // If the largest logit is infinite, offsets may give NaN, which fmax ignores: nothing is lost, as
-  // infinite logits win anyway.
-  float threshold = std::fmax(largest - static_cast<float>(p.temperature * kGumbelRange),
-                              largest + p.min_p_offset);
-  const bool use_top_k = p.top_k > 0 && p.top_k < p.vocabulary;
-  if (!use_top_k && !(p.top_p < 1.0f)) return threshold;
-
-  // top-k and top-p look at the largest logits, so what cannot win may be left out; only the
-  // total for top-p needs all that top-k keeps.
-  static thread_local std::vector<float> candidates;  // for its memory
-  candidates.clear();
-  const float reach = largest - static_cast<float>(p.temperature * kGumbelRange);
-  for (int64_t i = 0; i < p.vocabulary; ++i) {
-    const float x = number(logits[i]);
-    if (!(x < reach)) candidates.push_back(x);
-  }
-  float smallest = -std::numeric_limits<float>::infinity();
-  if (use_top_k && static_cast<int64_t>(candidates.size()) > p.top_k) {
-    smallest = smallest_kept(candidates, static_cast<double>(p.top_k), [](float) { return 1.0; });
-    threshold = std::fmax(threshold, smallest);
-  }
-  if (p.top_p < 1.0f) {
-    // The difference of two infinities would be NaN.
-    const auto mass = [=](float x) {
-      return x == largest ? 1.0 : std::exp((x - largest) / temperature);
-    };
-    const double total = total_mass(logits, p.vocabulary, smallest, largest, temperature);
-    const auto kept = [=](float x) { return x >= smallest ? mass(x) : 0.0; };
-    threshold = std::fmax(threshold, smallest_kept(candidates, p.top_p * total, kept));
-  }
-  return threshold;
-}
-
-// The best token at or above the threshold.
-template <class T>
-RDK_KERNEL int64_t best_noisy_token(const SampleTokensParams& p, const T* logits,
-                                    const RandomKey& key, float threshold) {
-  const float temperature = static_cast<float>(p.temperature);
-  uint32_t bits[kRandomChunk];
-  float rough[kRandomChunk];
-  int64_t best_token = 0;
-  double best = -std::numeric_limits<double>::infinity();
-  for (int64_t first = 0; first < p.vocabulary; first += kRandomChunk) {
-    const int64_t count = std::min<int64_t>(kRandomChunk, p.vocabulary - first);
-    int any = 0;
-#pragma omp simd reduction(| : any)
-    for (int64_t i = 0; i < count; ++i) any |= to_float(logits[first + i]) >= threshold;
-    if (!any) continue;
-    random_words(key, first, bits);
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      rough[i] = to_float(logits[first + i]) + temperature * approximate_gumbel(bits[i]);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const float logit = to_float(logits[first + i]);
-      // More than a score in fp32 can be off by: the noise's error, and a few roundings.
-      const float slack = temperature * (5.0f * kGumbelError) + 5e-7f * std::fabs(logit);
-      if (!(logit >= threshold) || rough[i] + slack < best) continue;
-      const double score = static_cast<double>(logit) + p.temperature * gumbel(bits[i]);
-      if (score > best) {
-        best = score;
-        best_token = first + i;
-      }
-    }
-  }
-  return best_token;
-}
-
-template <class T>
-RDK_KERNEL void sample_tokens_rows(const SampleTokensParams& p, int64_t first, int64_t last) {
-  for (int64_t row = first; row < last; ++row) {
-    const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
-    const float largest = largest_logit(logits, p.vocabulary);
-    if (largest == -std::numeric_limits<float>::infinity()) {
-      p.out[row] = 0;
-    } else if (p.temperature == 0.0) {
-      p.out[row] = first_token(logits, p.vocabulary, largest);
-    } else {
-      // One draw per (sequence, position), whatever the step: a token settles when its logits do.
-      const int32_t* row_key = p.row_keys + row * p.key_stride;
-      const RandomKey key = random_key(row_key[0], row_key[1], /*step=*/0, p.seed, kStreamSampling);
-      p.out[row] = best_noisy_token(p, logits, key, keep_threshold(p, logits, largest));
-    }
-  }
-}
-
-RDK_CPU_VARIANTS(SampleTokensKernel, SampleTokensParams, sample_tokens_rows)
-
 }  // namespace
 }  // namespace rdk::cpu
 
+#define RDK_KERNEL_FILE "sample_tokens_kernel.h"
+#include "instruction_sets.h"
+
 extern "C" int rdk_sample_tokens_cpu(const SampleTokensParams* p, int dtype,
                                      RdkParallelFor parallel_for) {
-  return rdk::cpu::run<rdk::cpu::SampleTokensKernel>(*p, p->rows, p->vocabulary, dtype,
-                                                     parallel_for);
+  using namespace rdk::cpu;
+  return run_rows(RDK_BEST(choose(dtype)), *p, p->rows, p->vocabulary, parallel_for);
 }

@@ -1,6 +1,7 @@
 // Launcher of recurrent_attention: the plan, the attention kernel it asks for, and the merge of the
 // splits.
 #include "rdkernels/kernels/attention/plain.cuh"
+#include "rdkernels/kernels/dtypes.h"
 #include "recurrent_attention_launch.cuh"
 
 namespace rdk {
@@ -46,15 +47,12 @@ extern "C" int rdk_recurrent_attention_cuda(const RecurrentAttentionParams* para
   RecurrentAttentionParams p = *params;
   const rdk::RecurrentAttentionPlan plan = rdk::plan_recurrent_attention(p, dtype);
   p.splits = plan.splits;
-  const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  switch (dtype) {
-    case kRdkFloat32:
-      return rdk::launch<float>(p, plan, dtype, on);
-    case kRdkBFloat16:
-      return rdk::launch<rdk::bf16>(p, plan, dtype, on);
-    case kRdkFloat16:
-      return rdk::launch<rdk::half>(p, plan, dtype, on);
-    default:
-      return kRdkUnknownDtype;
-  }
+  return rdk::for_dtype(dtype, [&](auto element) -> int {
+    return rdk::launch<decltype(element)>(p, plan, dtype, static_cast<cudaStream_t>(stream));
+  });
+}
+
+extern "C" int64_t rdk_recurrent_attention_workspace(const RecurrentAttentionParams* params,
+                                                     int dtype) {
+  return static_cast<int64_t>(rdk::plan_recurrent_attention(*params, dtype).workspace_bytes);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "rdkernels/kernels/attention/recurrent_attention.cuh"
+#include "rdkernels/kernels/dtypes.h"
 
 namespace rdk {
 
@@ -34,13 +35,15 @@ int launch_shape(const RecurrentAttentionParams& p, const RecurrentAttentionPlan
 template <int kHeadDim>
 int launch_head_dim(const RecurrentAttentionParams& p, const RecurrentAttentionPlan& plan,
                     int dtype, cudaStream_t stream) {
-  const bool wide = plan.lines == kWideLines;
-  if (dtype == kRdkBFloat16) {
-    return wide ? launch_shape<bf16, kHeadDim, 4>(p, plan, stream)
-                : launch_shape<bf16, kHeadDim, 1>(p, plan, stream);
-  }
-  return wide ? launch_shape<half, kHeadDim, 4>(p, plan, stream)
-              : launch_shape<half, kHeadDim, 1>(p, plan, stream);
+  return for_dtype(dtype, [&](auto element) -> int {
+    using T = decltype(element);
+    if constexpr (sizeof(T) == 2) {
+      return plan.lines == kWideLines ? launch_shape<T, kHeadDim, 4>(p, plan, stream)
+                                      : launch_shape<T, kHeadDim, 1>(p, plan, stream);
+    } else {
+      return kRdkUnsupported;  // fp32 has no tensor cores
+    }
+  });
 }
 
 using HeadDimLauncher = int(const RecurrentAttentionParams&, const RecurrentAttentionPlan&,

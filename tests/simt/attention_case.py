@@ -16,6 +16,9 @@ import torch
 
 from rdkernels.backends import eager
 
+from .parameters import parameters
+
+OP = "recurrent_attention"
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 GARBAGE_PAGE = 2**31 - 1
 
@@ -79,25 +82,20 @@ class Case:
     def fields(self, result: Result, splits: int = 0) -> dict[str, Any]:
         """The launch parameters; ``workspace`` is still to be filled in."""
 
-        def address(tensor: torch.Tensor | None) -> int:
-            return 0 if tensor is None else tensor.data_ptr()
-
         page_size, kv_heads, head_dim = self.key_cache.shape[1:]
         return {
-            "qkv": address(self.qkv),
-            "qk_bias": address(self.qk_bias),
-            "cos_sin": address(self.cos_sin),
-            "key_cache": address(result.key_cache),
-            "value_cache": address(result.value_cache),
-            "page_table": address(self.page_table),
-            "cu_rows": address(self.cu_rows),
-            "start": address(self.start),
-            "active": address(self.active),
-            "out": address(result.out),
-            "workspace": 0,
-            "qkv_stride": self.qkv.stride(0),
+            "qkv": self.qkv,
+            "qk_bias": self.qk_bias,
+            "cos_sin": self.cos_sin,
+            "key_cache": result.key_cache,
+            "value_cache": result.value_cache,
+            "page_table": self.page_table,
+            "cu_rows": self.cu_rows,
+            "start": self.start,
+            "active": self.active,
+            "out": result.out,
+            "workspace": None,
             "cache_page_stride": self.key_cache.stride(0),
-            "page_table_stride": self.page_table.stride(0),
             "num_rows": self.qkv.size(0),
             "num_sequences": self.start.size(0),
             "num_heads": self.num_heads,
@@ -105,31 +103,41 @@ class Case:
             "head_dim": head_dim,
             "page_size": page_size,
             "max_pages": self.page_table.size(1),
-            "interleaved": int(self.interleaved),
+            "interleaved": self.interleaved,
             "splits": splits,
             "scale": self.scale,
         }
 
     def run(self, module: ModuleType, splits: int = 0, **options: Any) -> Result:
         """One emulated launch on copies of the caches; ``options`` are the emulator's."""
+        result = Result(self._no_output(), self.key_cache.clone(), self.value_cache.clone())
+        return self._launch(module, result, splits, **options)
+
+    def run_in_place(self, module: ModuleType, **options: Any) -> Result:
+        """The same on the case's own caches."""
+        result = Result(self._no_output(), self.key_cache, self.value_cache)
+        return self._launch(module, result, 0, **options)
+
+    def _no_output(self) -> torch.Tensor:
         width = self.num_heads * self.key_cache.size(3)
-        out = torch.full((self.qkv.size(0), width), float("nan"), dtype=self.qkv.dtype)
-        result = Result(out, self.key_cache.clone(), self.value_cache.clone())
+        return torch.full((self.qkv.size(0), width), float("nan"), dtype=self.qkv.dtype)
+
+    def _launch(self, module: ModuleType, result: Result, splits: int, **options: Any) -> Result:
         fields, code = self.fields(result, splits), DTYPE_CODES[self.qkv.dtype]
-        workspace_bytes = module.plan(fields, code)["workspace_bytes"]
-        workspace = torch.full((workspace_bytes // 4,), float("nan"))
-        fields["workspace"] = workspace.data_ptr() if workspace_bytes else 0
+        size = module.plan(parameters(OP, **fields), code)["workspace_bytes"]
+        fields["workspace"] = torch.full((size // 4,), float("nan")) if size else None
         caches = {"key": result.key_cache, "value": result.value_cache, "qkv": self.qkv}
         watch = {
             name: (t.data_ptr(), t.untyped_storage().nbytes() - _byte_offset(t))
             for name, t in caches.items()
         }
-        result.reports = module.run(fields, code, watch=watch, **options)
+        params = parameters(OP, **fields)
+        result.reports = module.run(params, code, watch=watch, **options)
         return result
 
     def plan(self, module: ModuleType, splits: int = 0) -> dict[str, Any]:
         fields = self.fields(Result(self.qkv, self.key_cache, self.value_cache), splits)
-        return module.plan(fields, DTYPE_CODES[self.qkv.dtype])
+        return module.plan(parameters(OP, **fields), DTYPE_CODES[self.qkv.dtype])
 
     def check(self, result: Result) -> None:
         """Caches bit for bit; outputs to twice the error of eager PyTorch in the same dtype."""

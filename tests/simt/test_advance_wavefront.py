@@ -10,8 +10,9 @@ import torch
 from rdkernels.backends import eager
 
 from .build import run_sanitized
+from .parameters import parameters
 from .schedules import adversarial
-from .tensors import address, assert_same_everywhere, load_kernels
+from .tensors import assert_same_everywhere, load_kernels
 
 OP = "advance_wavefront"
 UNWRITTEN, GUARD = -7, -99
@@ -108,21 +109,16 @@ def run(kernels, state, capacity=None, **options):
         "row_tokens": torch.full((capacity + 1,), GUARD),
         "row_keys": torch.full((capacity + 1, 5), GUARD, dtype=torch.int32),
     }
-    tensors = {k: v for k, v in (state | outputs).items() if isinstance(v, torch.Tensor)}
-    fields = {name: address(tensor) for name, tensor in tensors.items()} | {
-        "num_rows": num_rows,
-        "capacity": capacity,
-        "max_length": state["tokens"].size(1),
-        "tokens_stride": state["tokens"].stride(0),
-        "committed_depth_stride": state["committed_depth"].stride(0),
-        "key_stride": outputs["row_keys"].stride(0),
-        "num_stop_tokens": state["stop_tokens"].numel(),
-        "headway": state["headway"],
-        "max_wavefront": state["max_wavefront"],
-        "num_sequences": batch,
-        "restart": state["restart"],
-    }
-    kernels.run(fields, **options)
+    params = parameters(
+        OP,
+        **(state | outputs),
+        num_rows=num_rows,
+        capacity=capacity,
+        max_length=state["tokens"].size(1),
+        num_stop_tokens=state["stop_tokens"].numel(),
+        num_sequences=batch,
+    )
+    kernels.run(params, **options)
     for name, output in outputs.items():
         assert (output[-1] == GUARD).all(), f"{name}: written past its end"
         outputs[name] = output[:-1]

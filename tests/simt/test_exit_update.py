@@ -9,11 +9,11 @@ from rdkernels.backends import eager
 from tests.support.checking import adversarial_rows, assert_close_to_reference
 
 from .build import run_sanitized
+from .parameters import parameters
 from .schedules import adversarial
 from .tensors import (
     DTYPES,
     NAN,
-    address,
     aligned,
     assert_same_everywhere,
     load_kernels,
@@ -36,22 +36,21 @@ def run(kernels, state, previous, depth, active, criterion, threshold=0.03, **op
     rows, width = state.shape
     delta, converged = torch.full((rows,), NAN), torch.full((rows,), 77, dtype=torch.uint8)
     depth = depth.clone()
-    fields = {
-        "state": address(state),
-        "previous_state": address(previous),
-        "active": address(active),
-        "depth": address(depth),
-        "delta": address(delta),
-        "converged": address(converged),
-        "rows": rows,
-        "width": width,
-        "state_stride": state.stride(0),
-        "previous_stride": previous.stride(0),
-        "iterations": 4,
-        "threshold": threshold,
-        "criterion": CRITERIA[criterion],
-    }
-    report = kernels.run(fields, DTYPES[state.dtype], **options)
+    params = parameters(
+        OP,
+        state=state,
+        previous_state=previous,
+        active=active,
+        depth=depth,
+        delta=delta,
+        converged=converged,
+        rows=rows,
+        width=width,
+        iterations=4,
+        threshold=threshold,
+        criterion=CRITERIA[criterion],
+    )
+    report = kernels.run(params, DTYPES[state.dtype], **options)
     assert (converged <= 1).all(), "a bool is 0 or 1"
     return delta, converged.bool(), depth, report
 

@@ -10,8 +10,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from .attention_case import Case, Result, make_case, same_bits
+from .attention_case import OP, Case, Result, make_case, same_bits
 from .build import compiler, load_module, run_sanitized
+from .parameters import parameters
 from .schedules import adversarial
 
 MODULE = "tests/simt/recurrent_attention_emulated.cpp"
@@ -233,7 +234,7 @@ def test_pages_apart_from_each_other(kernels, dtype):
     keys, values = spread(case.key_cache), spread(case.value_cache)
     result = Result(torch.full_like(case.run(kernels).out, math.nan), keys, values)
     fields = apart.fields(result, splits=1)
-    kernels.run(fields, {BF16: 1, FP32: 0}[dtype])
+    kernels.run(parameters(OP, **fields), {BF16: 1, FP32: 0}[dtype])
     assert fields["cache_page_stride"] == 3 * case.key_cache.stride(0)
     case.check(result)
 
@@ -341,8 +342,8 @@ def test_plan_depends_on_capacity_alone(kernels):
 def test_unsupported_shapes_are_refused(kernels, change):
     case = make_case(19, rows=[1], start=[3])
     fields = case.fields(Result(case.qkv, case.key_cache, case.value_cache))
-    assert kernels.is_supported(fields)
-    assert not kernels.is_supported({**fields, **change})
+    assert kernels.is_supported(parameters(OP, **fields))
+    assert not kernels.is_supported(parameters(OP, **{**fields, **change}))
 
 
 # ---- more of it ----

@@ -7,13 +7,13 @@ import torch
 
 from rdkernels.backends import eager
 from tests.simt.build import compiler, load_module
+from tests.simt.parameters import parameters
 from tests.support.checking import assert_close_to_reference
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STYLES = {"huginn": 0, "llama": 1, "olmo": 2}
-ABSENT = (0, 0)
 # One warp per row; scalar; one, two and four chunks per thread; more than one tile.
 WIDTHS = (1, 7, 64, 264, 1000, 5280, 5281, 8200)
 SCHEDULES = ("round_robin", "random", "warp_greedy", "warp_greedy_reverse")
@@ -22,12 +22,6 @@ SCHEDULES = ("round_robin", "random", "warp_greedy", "warp_greedy_reverse")
 @pytest.fixture(scope="module")
 def kernels():
     return load_module("tests/simt/row_kernels.cpp")
-
-
-def array(tensor: torch.Tensor | None) -> tuple[int, int]:
-    if tensor is None:
-        return ABSENT
-    return tensor.data_ptr(), tensor.stride(0) if tensor.dim() == 2 else 0
 
 
 def rows(seed: int, *shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -48,15 +42,26 @@ def check(results, function, *arguments):
         assert_close_to_reference(out, same, exact)
 
 
+def launch(kernels, op, like, options, **fields):
+    """One emulated launch for rows as those of ``like``; ``options`` are the emulator's."""
+    size, width = like.shape
+    params = parameters(op, rows=size, width=width, **fields)
+    return getattr(kernels, op)(params, DTYPES[like.dtype], **options)
+
+
 def rms_norm(kernels, x, weight, out, **options):
-    sizes = (DTYPES[x.dtype], *x.shape)
-    return kernels.rms_norm(*sizes, array(x), array(weight), array(out), 1e-6, **options)
+    fields = {"x": x, "weight": weight, "out": out, "eps": 1e-6}
+    return launch(kernels, "rms_norm", out, options, **fields)
 
 
 def residual_norm(kernels, delta, residual, post, pre, hidden, normed, style, **options):
-    arrays = map(array, (delta, residual, post, pre, hidden, normed))
-    sizes = (DTYPES[delta.dtype], *delta.shape)
-    return kernels.residual_norm(*sizes, *arrays, 1e-6, STYLES[style], **options)
+    fields = {"delta": delta, "residual": residual, "hidden": hidden, "normed": normed}
+    fields |= {"post_weight": post, "pre_weight": pre, "eps": 1e-6, "style": STYLES[style]}
+    return launch(kernels, "residual_norm", hidden, options, **fields)
+
+
+def swiglu(kernels, x, out, **options):
+    return launch(kernels, "swiglu", out, options, x=x, out=out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,7 +105,7 @@ def test_residual_norm_wider_than_a_tile(kernels, style):
 def test_swiglu(kernels, dtype, width):
     x = rows(width, 3, 2 * width, dtype=dtype) * 8
     out = torch.full_like(x[:, :width], float("nan")).contiguous()
-    kernels.swiglu(DTYPES[dtype], 3, width, array(x), array(out))
+    swiglu(kernels, x, out)
     check((out,), eager.swiglu, x)
 
 

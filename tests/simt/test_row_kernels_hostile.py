@@ -27,7 +27,7 @@ from .tensors import (
     sectors_of,
     unaligned,
 )
-from .test_row_kernels import STYLES, residual_norm, rms_norm
+from .test_row_kernels import STYLES, residual_norm, rms_norm, swiglu
 
 MODULE = "tests/simt/row_kernels.cpp"
 RUNS = adversarial(seed=21)
@@ -47,11 +47,6 @@ def random_rows(seed, rows, width, dtype, place=aligned):
 
 def random_weight(seed, width, dtype, place=aligned):
     return random_rows(seed, 1, width, dtype, place)[0]
-
-
-def swiglu(kernels, x, out, **options):
-    arrays = ((t.data_ptr(), t.stride(0)) for t in (x, out))
-    return kernels.swiglu(DTYPES[x.dtype], x.size(0), x.size(1) // 2, *arrays, **options)
 
 
 def wide(*tensors):
@@ -202,8 +197,8 @@ def test_sanitizers():
 import torch
 import row_kernels as kernels
 from tests.simt.tensors import aligned, unaligned
-from tests.simt.test_row_kernels import STYLES, residual_norm, rms_norm
-from tests.simt.test_row_kernels_hostile import random_rows, random_weight, swiglu
+from tests.simt.test_row_kernels import STYLES, residual_norm, rms_norm, swiglu
+from tests.simt.test_row_kernels_hostile import random_rows, random_weight
 for place in (aligned, unaligned):
     for width in (1, 40, 1000):
         x, y = (random_rows(seed, 5, width, torch.bfloat16, place) for seed in (1, 2))

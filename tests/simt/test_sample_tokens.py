@@ -11,11 +11,11 @@ import torch
 from rdkernels.backends import eager
 
 from .build import run_sanitized
+from .parameters import parameters
 from .schedules import adversarial
 from .tensors import (
     DTYPES,
     NAN,
-    address,
     aligned,
     assert_same_everywhere,
     load_kernels,
@@ -55,21 +55,20 @@ def run(kernels, logits, keys=None, emulator=None, **rules):
     """(tokens, report) of one emulated launch; ``emulator``: options of the emulator."""
     rules = DEFAULTS | rules
     out = torch.full((len(logits),), -1, dtype=torch.int64)
-    fields = {
-        "logits": address(logits),
-        "row_keys": address(keys),
-        "out": address(out),
-        "rows": logits.size(0),
-        "vocabulary": logits.size(1),
-        "logits_stride": logits.stride(0),
-        "key_stride": 0 if keys is None else keys.stride(0),
-        "seed": rules["seed"] % 2**64,
-        "top_k": rules["top_k"],
-        "temperature": rules["temperature"],
-        "top_p": rules["top_p"],
-        "min_p_offset": rules["temperature"] * math.log(rules["min_p"]) if rules["min_p"] else -INF,
-    }
-    return out, kernels.run(fields, DTYPES[logits.dtype], **(emulator or {}))
+    params = parameters(
+        OP,
+        logits=logits,
+        row_keys=keys,
+        out=out,
+        rows=logits.size(0),
+        vocabulary=logits.size(1),
+        seed=rules["seed"],
+        top_k=rules["top_k"],
+        temperature=rules["temperature"],
+        top_p=rules["top_p"],
+        min_p_offset=rules["temperature"] * math.log(rules["min_p"]) if rules["min_p"] else -INF,
+    )
+    return out, kernels.run(params, DTYPES[logits.dtype], **(emulator or {}))
 
 
 def expected(logits, keys, **rules):

@@ -9,6 +9,7 @@ from rdkernels.backends import eager, philox
 from tests.support.checking import assert_close_to_reference
 
 from .build import run_sanitized
+from .parameters import parameters
 from .schedules import adversarial
 from .tensors import (
     DTYPES,
@@ -37,18 +38,17 @@ def kernels():
 
 
 def run(kernels, out, keys=KEYS, std=1.0, draw_seed=SEED, stream=0, **options):
-    fields = {
-        "row_keys": keys.data_ptr(),
-        "out": out.data_ptr(),
-        "rows": out.size(0),
-        "width": out.size(1),
-        "key_stride": keys.stride(0),
-        "out_stride": out.stride(0),
-        "seed": draw_seed % 2**64,
-        "stream": stream,
-        "std": std,
-    }
-    return kernels.run(fields, DTYPES[out.dtype], **options)
+    params = parameters(
+        OP,
+        row_keys=keys,
+        out=out,
+        rows=out.size(0),
+        width=out.size(1),
+        seed=draw_seed,
+        stream=stream,
+        std=std,
+    )
+    return kernels.run(params, DTYPES[out.dtype], **options)
 
 
 def check(out, keys, std, seed, stream):

@@ -33,7 +33,7 @@ struct AdvanceWavefrontParams {
   int64_t max_length;
   int64_t tokens_stride;  // elements from one sequence to the next
   int64_t committed_depth_stride;
-  int64_t key_stride;  // elements from one row to the next
+  int64_t row_keys_stride;  // elements from one row to the next
   int64_t num_stop_tokens;
   int64_t headway;
   int64_t max_wavefront;

@@ -12,10 +12,16 @@
 
 #include <cstdint>
 
+// The element types, in one list: X(code, value of the code, type in the kernels, name in Python).
+#define RDK_DTYPES(X)                  \
+  X(kRdkFloat32, 0, float, "float32")  \
+  X(kRdkBFloat16, 1, bf16, "bfloat16") \
+  X(kRdkFloat16, 2, half, "float16")
+
 enum RdkDtype : int {
-  kRdkFloat32 = 0,
-  kRdkBFloat16 = 1,
-  kRdkFloat16 = 2,
+#define RDK_ENUMERATOR(code, value, type, name) code = value,
+  RDK_DTYPES(RDK_ENUMERATOR)
+#undef RDK_ENUMERATOR
 };
 
 // Positive codes are cudaError_t values.

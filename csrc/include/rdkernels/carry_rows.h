@@ -21,7 +21,7 @@ struct CarryRowsParams {
   int64_t width;
   int64_t state_stride;  // elements from one row to the next
   int64_t embed_stride;
-  int64_t key_stride;
+  int64_t row_keys_stride;
   int64_t next_state_stride;
   int64_t next_embed_stride;
   uint64_t seed;

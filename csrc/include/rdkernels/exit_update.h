@@ -1,6 +1,6 @@
 // exit_update: has a row's state stopped moving, and how deep is it now?
 //
-//   delta = |state - previous_state| / |state|  or  1 - cos(state, previous_state); see exit_rule.h
+//   delta = |state - previous_state| / |state|  or  1 - cos(state, previous_state); see RdkCriterion
 //   converged = delta < threshold        depth += iterations
 //
 // Sums in fp32. A row that is not active has delta 0, is not converged, keeps its depth, and its
@@ -8,7 +8,11 @@
 #pragma once
 
 #include "rdkernels/api.h"
-#include "rdkernels/kernels/exit_rule.h"
+
+enum RdkCriterion : int {
+  kRdkLatentDiff = 0,  // |now - before| / |now|
+  kRdkCosine = 1,      // 1 - cos(now, before)
+};
 
 struct ExitUpdateParams {
   const void* state;           // [rows, width]
@@ -20,7 +24,7 @@ struct ExitUpdateParams {
   int64_t rows;
   int64_t width;
   int64_t state_stride;  // elements from one row to the next
-  int64_t previous_stride;
+  int64_t previous_state_stride;
   int32_t iterations;
   float threshold;
   int criterion;  // RdkCriterion

@@ -10,10 +10,7 @@
 // mixed_embed may be embed or previous_embed itself (not a shifted view).
 #pragma once
 
-#include <cmath>
-
 #include "rdkernels/api.h"
-#include "rdkernels/kernels/portability.h"
 
 struct InjectStateParams {
   const void* state;           // [rows, width]
@@ -28,10 +25,10 @@ struct InjectStateParams {
   int64_t width;
   int64_t state_stride;  // elements from one row to the next
   int64_t embed_stride;
-  int64_t previous_stride;
-  int64_t key_stride;
-  int64_t adapter_stride;
-  int64_t mixed_stride;
+  int64_t previous_embed_stride;
+  int64_t row_keys_stride;
+  int64_t adapter_input_stride;
+  int64_t mixed_embed_stride;
   float momentum;
   float one_minus_momentum;  // rounded from fp64: not the same as 1 - momentum in fp32
   float noise_std;
@@ -42,14 +39,3 @@ struct InjectStateParams {
 extern "C" int rdk_inject_state_cpu(const InjectStateParams* params, int dtype,
                                     RdkParallelFor parallel_for);
 extern "C" int rdk_inject_state_cuda(const InjectStateParams* params, int dtype, void* stream);
-
-namespace rdk {
-
-// The factor on the state beside noise of weight w; no state is left beyond w = 1. 1 - w^2 as a
-// product, because the difference has few digits left where w is near 1.
-RDK_HOST_DEVICE float kept_share(float weight, bool variance_preserving) {
-  const float rest = 1.0f - weight;
-  return variance_preserving ? sqrtf(fmaxf(rest * (1.0f + weight), 0.0f)) : rest;
-}
-
-}  // namespace rdk

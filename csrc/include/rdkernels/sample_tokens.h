@@ -15,7 +15,7 @@ struct SampleTokensParams {
   int64_t rows;
   int64_t vocabulary;
   int64_t logits_stride;  // elements from one row to the next
-  int64_t key_stride;
+  int64_t row_keys_stride;
   uint64_t seed;
   int64_t top_k;  // 0: no limit
   double temperature;

@@ -8,7 +8,7 @@ struct TruncatedNormalParams {
   void* out;                // [rows, width]
   int64_t rows;
   int64_t width;
-  int64_t key_stride;  // elements from one row to the next
+  int64_t row_keys_stride;  // elements from one row to the next
   int64_t out_stride;
   uint64_t seed;
   int stream;

@@ -112,7 +112,7 @@ _INJECT_STATE = (
     Bug(
         "inject_state/stride-of-the-other-array",
         "inject_state.cuh",
-        "row * p.previous_stride",
+        "row * p.previous_embed_stride",
         "row * p.state_stride",
         "rows are mixed with the past of other rows",
         _INJECT.only("test_every_array_has_a_stride"),
@@ -120,8 +120,8 @@ _INJECT_STATE = (
     Bug(
         "inject_state/key-of-the-first-row",
         "inject_state.cuh",
-        "p.row_keys + row * p.key_stride",
-        "p.row_keys + 0 * row * p.key_stride",
+        "p.row_keys + row * p.row_keys_stride",
+        "p.row_keys + 0 * row * p.row_keys_stride",
         "all rows get the same noise",
         _MIXED,
     ),

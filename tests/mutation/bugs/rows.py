@@ -11,7 +11,7 @@ _EXIT = EmulatedTests("test_exit_update.py", "exit_update_emulated.cpp")
 _RMS_NORM = (
     Bug(
         "rms_norm/no-epsilon",
-        "row_tile.cuh",
+        "arithmetic.h",
         "static_cast<float>(width) + eps)",
         "static_cast<float>(width) + 0.0f * eps)",
         "NaN from a row of zeros",
@@ -106,9 +106,9 @@ _SWIGLU = (
     Bug(
         "swiglu/gate-and-up-swapped",
         "swiglu.cuh",
-        "gated(to_float(load_global(gate)), to_float(load_global(up)))",
-        "gated(to_float(load_global(up)), to_float(load_global(gate)))",
-        "the scalar path gates with the wrong half",
+        "gated(to_float(gates.elements[i]), to_float(ups.elements[i]))",
+        "gated(to_float(ups.elements[i]), to_float(gates.elements[i]))",
+        "the wrong half is the gate",
         _HOSTILE.only("test_swiglu_unaligned"),
     ),
     Bug(
@@ -121,9 +121,9 @@ _SWIGLU = (
     ),
     Bug(
         "swiglu/odd-width-taken-for-aligned",
-        "swiglu.cuh",
-        " &&\n                         p.width % kChunkElements<T> == 0;",
-        ";",
+        "chunk.cuh",
+        "all_aligned<T>(arrays) && width % kChunkElements<T> == 0",
+        "all_aligned<T>(arrays)",
         "16-byte accesses to a second half that is not aligned",
         _HOSTILE.only("test_swiglu_unaligned and odd"),
     ),
@@ -149,7 +149,7 @@ _EXIT_UPDATE = (
     Bug(
         "exit_update/stride-of-the-other-array",
         "exit_update.cuh",
-        "place.row * p.previous_stride",
+        "place.row * p.previous_state_stride",
         "place.row * p.state_stride",
         "states are compared with those of other rows",
         _EXIT.only("test_every_array_has_a_stride"),

@@ -156,7 +156,7 @@ RDK_DEVICE void write_tokens(const AdvanceWavefrontParams& p, const SequenceRows
 
 RDK_DEVICE void write_row(const AdvanceWavefrontParams& p, int64_t row, int64_t source,
                           int64_t token, int32_t sequence_id, int64_t position, int32_t depth) {
-  int32_t* key = p.row_keys + row * p.key_stride;
+  int32_t* key = p.row_keys + row * p.row_keys_stride;
   store_global(p.source_row + row, static_cast<int32_t>(source));
   store_global(p.row_tokens + row, token);
   store_global(key, sequence_id);
@@ -210,6 +210,12 @@ __global__ void __launch_bounds__(kThreads) advance_wavefront_kernel(AdvanceWave
   const int64_t past = load_global(p.next_cu_rows + p.num_sequences);
   for (int64_t i = past + threadIdx.x; i < p.capacity; i += kThreads)
     write_row(p, i, -1, 0, 0, 0, 0);
+}
+
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
+template <class Launch>
+int launch_advance_wavefront(const AdvanceWavefrontParams& p, const Launch& launch) {
+  return launch(advance_wavefront_kernel<kAdvanceThreads>, dim3(1), dim3(kAdvanceThreads), p);
 }
 
 }  // namespace rdk

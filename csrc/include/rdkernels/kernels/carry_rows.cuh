@@ -1,10 +1,10 @@
 // The CUDA kernel of carry_rows. A thread makes one chunk of a row's state and the same chunk of
 // its embedding:
 //
-//   source_row >= 0           state [source] ------------> next_state,  embed [source] ->
-//   next_embed source_row = -1 - before  a draw or state [before] --> next_state,  0
-//   --------------> next_embed past the last row         0 -------------------------> next_state,
-//   0 --------------> next_embed
+//                              next_state                  next_embed
+//   source_row >= 0            state[source_row]           embed[source_row]
+//   source_row = -1 - before   a draw, or state[before]    0
+//   past the last row          0                           0
 //
 // What a row is made of is the same for all threads of a block, so the branches cost nothing. Two
 // reads and two writes per element; only fresh rows, a few per sequence, compute.
@@ -19,16 +19,10 @@ namespace rdk {
 template <class T, bool kAligned>
 RDK_DEVICE void draw_state(const CarryRowsParams& p, int64_t row, int64_t first,
                            Chunk<T, kAligned>& state) {
-  constexpr int kElements = Chunk<T, kAligned>::kElements;
-  const int32_t* row_key = p.row_keys + row * p.key_stride;
+  const int32_t* row_key = p.row_keys + row * p.row_keys_stride;
   const RandomKey key = random_key(load_global(row_key), load_global(row_key + 1), /*step=*/0,
                                    p.seed, kStreamInitialState);
-  uint32_t bits[kElements];
-  random_bits(key, first, bits);
-#pragma unroll
-  for (int i = 0; i < kElements; ++i) {
-    state.elements[i] = from_float<T>(truncated_normal(bits[i]) * p.std);
-  }
+  draw_truncated_normal(key, first, p.std, state);
 }
 
 template <class T, bool kAligned>
@@ -58,15 +52,19 @@ __global__ void __launch_bounds__(kChunkThreads) carry_rows_kernel(CarryRowsPara
   embed.store(static_cast<T*>(p.next_embed) + row * p.next_embed_stride + first);
 }
 
-// Calls launch(T{}, aligned, grid) and returns the error code that it returns.
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
 template <class Launch>
-int launch_carry_rows(const CarryRowsParams& p, int dtype, Launch launch) {
+int launch_carry_rows(const CarryRowsParams& p, int dtype, const Launch& launch) {
   return launch_chunks(p.rows, p.width, dtype,
                        {{p.state, p.state_stride},
                         {p.embed, p.embed_stride},
                         {p.next_state, p.next_state_stride},
                         {p.next_embed, p.next_embed_stride}},
-                       launch);
+                       [&](auto element, auto aligned, dim3 grid) -> int {
+                         constexpr bool kAligned = decltype(aligned)::value;
+                         return launch(carry_rows_kernel<decltype(element), kAligned>, grid,
+                                       dim3(kChunkThreads), p);
+                       });
 }
 
 }  // namespace rdk

@@ -68,6 +68,19 @@ RDK_DEVICE void random_bits(const RandomKey& key, int64_t first, uint32_t (&out)
   }
 }
 
+// chunk = the truncated normal draws of its channels, from channel `first` on, times std.
+template <class T, bool kAligned>
+RDK_DEVICE void draw_truncated_normal(const RandomKey& key, int64_t first, float std,
+                                      Chunk<T, kAligned>& chunk) {
+  constexpr int kElements = Chunk<T, kAligned>::kElements;
+  uint32_t bits[kElements];
+  random_bits(key, first, bits);
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) {
+    chunk.elements[i] = from_float<T>(truncated_normal(bits[i]) * std);
+  }
+}
+
 // Calls launch(T{}, aligned, grid) for arrays of [rows, width] elements (or twice the width, if the
 // second half begins at `width`), and returns the error code that it returns.
 template <class Launch>
@@ -79,7 +92,7 @@ int launch_chunks(int64_t rows, int64_t width, int dtype, std::initializer_list<
     if (rows <= 0 || width <= 0) return kRdkSuccess;
     const bool aligned = all_aligned<T>(arrays) && width % kChunkElements<T> == 0;
     const int64_t per_block = int64_t{kChunkThreads} * (aligned ? kChunkElements<T> : 1);
-    const int64_t blocks = ceil_divide(width, per_block);
+    const int64_t blocks = ceil_div(width, per_block);
     if (rows > kMaxGridX || blocks > kMaxGridY) return kRdkTooLarge;
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(blocks));
     return for_bool(aligned,

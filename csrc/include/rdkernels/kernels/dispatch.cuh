@@ -7,13 +7,12 @@
 #include <limits>
 #include <type_traits>
 
-#include "rdkernels/api.h"
+#include "rdkernels/kernels/arithmetic.h"
+#include "rdkernels/kernels/dtypes.h"
 #include "rdkernels/kernels/ptx.cuh"
 #include "rdkernels/kernels/row_tile.cuh"
 
 namespace rdk {
-
-constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // An array of rows: where it starts and how far apart its rows are, in elements.
 struct RowArray {
@@ -33,21 +32,6 @@ bool all_aligned(std::initializer_list<RowArray> arrays) {
   return bits % 16 == 0;
 }
 
-// Calls visit(T{}) with the element type that `dtype` names; visit returns an error code.
-template <class Visit>
-int for_dtype(int dtype, Visit visit) {
-  switch (dtype) {
-    case kRdkFloat32:
-      return visit(float{});
-    case kRdkBFloat16:
-      return visit(bf16{});
-    case kRdkFloat16:
-      return visit(half{});
-    default:
-      return kRdkUnknownDtype;
-  }
-}
-
 template <class Visit>
 int for_bool(bool value, Visit visit) {
   return value ? visit(std::true_type{}) : visit(std::false_type{});
@@ -62,10 +46,10 @@ struct RowShape {
 inline RowShape row_shape(int64_t width, int chunk_elements) {
   constexpr int kWarp = 32;
   constexpr int kNarrowRowsPerBlock = 4;
-  const int64_t pieces = ceil_divide(width, chunk_elements);
+  const int64_t pieces = ceil_div(width, chunk_elements);
   if (pieces <= kWarp) return {1, dim3(kWarp, kNarrowRowsPerBlock)};
   const int chunks = pieces <= kMaxRowThreads ? 1 : pieces <= 2 * kMaxRowThreads ? 2 : 4;
-  const int64_t warps = ceil_divide(ceil_divide(pieces, chunks), kWarp);
+  const int64_t warps = ceil_div(ceil_div(pieces, chunks), kWarp);
   const int64_t threads = warps * kWarp < kMaxRowThreads ? warps * kWarp : kMaxRowThreads;
   return {chunks, dim3(static_cast<unsigned>(threads), 1)};
 }
@@ -80,7 +64,7 @@ int launch_rows(int64_t rows, int64_t width, int dtype, std::initializer_list<Ro
     using T = decltype(element);
     if (rows <= 0 || width <= 0) return kRdkSuccess;
     const RowShape shape = row_shape(width, kChunkElements<T>);
-    const int64_t blocks = ceil_divide(rows, shape.block.y);
+    const int64_t blocks = ceil_div(rows, shape.block.y);
     if (blocks > std::numeric_limits<int32_t>::max()) return kRdkTooLarge;
     const bool aligned = all_aligned<T>(arrays) && width % kChunkElements<T> == 0;
     const dim3 grid(static_cast<unsigned>(blocks));

@@ -4,12 +4,8 @@
 #include <cfloat>
 #include <cmath>
 
+#include "rdkernels/exit_update.h"
 #include "rdkernels/kernels/portability.h"
-
-enum RdkCriterion : int {
-  kRdkLatentDiff = 0,  // |now - before| / |now|
-  kRdkCosine = 1,      // 1 - cos(now, before)
-};
 
 namespace rdk {
 

@@ -7,6 +7,7 @@
 
 #include "rdkernels/exit_update.h"
 #include "rdkernels/kernels/dispatch.cuh"
+#include "rdkernels/kernels/exit_rule.h"
 #include "rdkernels/kernels/row_tile.cuh"
 
 namespace rdk {
@@ -17,7 +18,7 @@ RDK_DEVICE ExitSums partial_exit_sums(const ExitUpdateParams& p, const RowPlace&
   // Nothing is kept from one tile to the next, so the scalar path can do with small tiles.
   using Tile = RowTile<T, kAligned ? kChunks : 1, kAligned>;
   const T* state = static_cast<const T*>(p.state) + place.row * p.state_stride;
-  const T* previous = static_cast<const T*>(p.previous_state) + place.row * p.previous_stride;
+  const T* previous = static_cast<const T*>(p.previous_state) + place.row * p.previous_state_stride;
   ExitSums sums;
   for (int64_t first = 0; first < p.width; first += Tile::span(place)) {
     Tile now, before;
@@ -59,13 +60,19 @@ __global__ void __launch_bounds__(kMaxRowThreads) exit_update_kernel(ExitUpdateP
   if (active) store_global(p.depth + place.row, load_global(p.depth + place.row) + p.iterations);
 }
 
-// Calls launch(T{}, chunks, aligned, grid, block) and returns the error code that it returns. Rows
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns. Rows
 // without channels have depths too.
 template <class Launch>
-int launch_exit_update(const ExitUpdateParams& p, int dtype, Launch launch) {
+int launch_exit_update(const ExitUpdateParams& p, int dtype, const Launch& launch) {
   const int64_t width = p.width > 0 ? p.width : 1;
   return launch_rows(p.rows, width, dtype,
-                     {{p.state, p.state_stride}, {p.previous_state, p.previous_stride}}, launch);
+                     {{p.state, p.state_stride}, {p.previous_state, p.previous_state_stride}},
+                     [&](auto element, auto chunks, auto aligned, dim3 grid, dim3 block) -> int {
+                       constexpr int kChunks = decltype(chunks)::value;
+                       constexpr bool kAligned = decltype(aligned)::value;
+                       return launch(exit_update_kernel<decltype(element), kChunks, kAligned>, grid,
+                                     block, p);
+                     });
 }
 
 }  // namespace rdk

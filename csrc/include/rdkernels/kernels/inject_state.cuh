@@ -10,6 +10,7 @@
 
 #include "rdkernels/inject_state.h"
 #include "rdkernels/kernels/chunk.cuh"
+#include "rdkernels/kernels/state_noise.h"
 
 namespace rdk {
 
@@ -19,7 +20,7 @@ RDK_DEVICE void mix_noise(const InjectStateParams& p, int64_t row, int64_t first
                           Chunk<T, kAligned>& state) {
   constexpr int kElements = Chunk<T, kAligned>::kElements;
   const float kept = kept_share(weight, p.variance_preserving);
-  const int32_t* row_key = p.row_keys + row * p.key_stride;
+  const int32_t* row_key = p.row_keys + row * p.row_keys_stride;
   uint32_t bits[kElements];
   random_bits(load_random_key(row_key, p.seed, kStreamStateNoise), first, bits);
 #pragma unroll
@@ -49,29 +50,34 @@ __global__ void __launch_bounds__(kChunkThreads) inject_state_kernel(InjectState
   Part embed = Part::load(static_cast<const T*>(p.embed) + row * p.embed_stride + first);
   Part state = Part::load(static_cast<const T*>(p.state) + row * p.state_stride + first);
   if (p.previous_embed != nullptr && load_global(p.depth + row) > 0) {
-    const T* previous = static_cast<const T*>(p.previous_embed) + row * p.previous_stride + first;
+    const T* previous =
+        static_cast<const T*>(p.previous_embed) + row * p.previous_embed_stride + first;
     mix_momentum(p, Part::load(previous), embed);
   }
   if (p.noise_weight != nullptr) {
     const float weight = load_global(p.noise_weight + row);
     if (weight > 0.0f) mix_noise(p, row, first, weight, state);
   }
-  T* adapter = static_cast<T*>(p.adapter_input) + row * p.adapter_stride + first;
+  T* adapter = static_cast<T*>(p.adapter_input) + row * p.adapter_input_stride + first;
   state.store(adapter);
   embed.store(adapter + p.width);
-  embed.store(static_cast<T*>(p.mixed_embed) + row * p.mixed_stride + first);
+  embed.store(static_cast<T*>(p.mixed_embed) + row * p.mixed_embed_stride + first);
 }
 
-// Calls launch(T{}, aligned, grid) and returns the error code that it returns.
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
 template <class Launch>
-int launch_inject_state(const InjectStateParams& p, int dtype, Launch launch) {
+int launch_inject_state(const InjectStateParams& p, int dtype, const Launch& launch) {
   return launch_chunks(p.rows, p.width, dtype,
                        {{p.state, p.state_stride},
                         {p.embed, p.embed_stride},
-                        {p.previous_embed, p.previous_stride},
-                        {p.adapter_input, p.adapter_stride},
-                        {p.mixed_embed, p.mixed_stride}},
-                       launch);
+                        {p.previous_embed, p.previous_embed_stride},
+                        {p.adapter_input, p.adapter_input_stride},
+                        {p.mixed_embed, p.mixed_embed_stride}},
+                       [&](auto element, auto aligned, dim3 grid) -> int {
+                         constexpr bool kAligned = decltype(aligned)::value;
+                         return launch(inject_state_kernel<decltype(element), kAligned>, grid,
+                                       dim3(kChunkThreads), p);
+                       });
 }
 
 }  // namespace rdk

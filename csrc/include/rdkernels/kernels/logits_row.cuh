@@ -14,6 +14,7 @@
 #pragma once
 
 #include "rdkernels/kernels/chunk.cuh"
+#include "rdkernels/kernels/warp.cuh"
 
 namespace rdk {
 
@@ -97,10 +98,7 @@ RDK_DEVICE float largest_of(const LogitsRow<T, kAligned>& row, ValueOf value_of)
 #pragma unroll
     for (int i = 0; i < kWordsPerBlock; ++i) largest = fmaxf(largest, value_of(values[i]));
   });
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, lanes));
-  }
+  largest = warp_max(largest);
   if (threadIdx.x % 32 == 0) store_shared(maxima + threadIdx.x / 32, largest);
   __syncthreads();
   for (int warp = 0; warp < kDigits; ++warp) largest = fmaxf(largest, load_shared(maxima + warp));
@@ -130,13 +128,6 @@ RDK_DEVICE float value_of_key(uint32_t prefix) {
   return bit_cast<float>(positive ? prefix ^ 0x80000000u : ~(prefix | kRest));
 }
 
-template <class Weight>
-RDK_DEVICE Weight warp_total(Weight value) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, lanes);
-  return value;
-}
-
 // sums[d] = the sum of row d of the columns, for each digit. Every thread must call it.
 template <class Weight>
 RDK_DEVICE void sum_columns(const Weight* columns, Weight* sums) {
@@ -147,7 +138,7 @@ RDK_DEVICE void sum_columns(const Weight* columns, Weight* sums) {
   for (int i = 0; i < kSampleThreads; i += 32) {
     sum += load_shared(columns + digit * kSampleThreads + i + lane);
   }
-  sum = warp_total(sum);
+  sum = warp_sum(sum);
   if (lane == 0) store_shared(sums + digit, sum);
   __syncthreads();
 }

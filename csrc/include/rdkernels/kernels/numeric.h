@@ -1,9 +1,9 @@
 // Element types and their conversions, one meaning for device code, emulated device code and CPU
 // kernels.
 //
-//   rdk::bf16, rdk::half     16-bit storage types (device: __nv_bfloat16, __half; host: same
-//   layout) to_float(x)              exact from_float<T>(f)         round to nearest, ties to even;
-//   overflow gives infinity; NaN stays NaN
+//   rdk::bf16, rdk::half   16-bit storage types (device: __nv_bfloat16, __half; host: same layout)
+//   to_float(x)            exact
+//   from_float<T>(f)       rounds to nearest, ties to even; overflow gives infinity; NaN stays NaN
 //
 // Kernels do all arithmetic in float; there are no operators on the 16-bit types on purpose. This
 // header depends on nothing but the standard library (and the toolkit's types under nvcc). The host

@@ -1,8 +1,7 @@
 // Keyed random numbers (Philox4x32-10): uniform, truncated normal and Gumbel draws.
 //
 // A draw is a pure function of (seed, stream, sequence id, position, step, channel). It does not
-// depend on the batch, the launch or the device; the specification is
-// rdkernels/backends/philox.py:
+// depend on the batch, the launch or the device; the specification is rdkernels/backends/philox.py:
 //
 //   counter = (channel / 4, position, sequence id, stream << 28 | step)     key = the seed's halves
 //   channel c takes word c % 4 of its block of 4 words

@@ -1,31 +1,37 @@
 // Every hardware instruction that the kernels use by name, as one-line wrappers.
 //
-// This is the only file with inline PTX. Kernels under include/rdkernels/*.cuh include it and
-// nothing of the toolkit, so that nvcc compiles them for the GPU and g++ compiles the same text
-// against the emulator in csrc/simt. Rules for kernel authors:
+// This is the only file with inline PTX. The kernels of this folder include it and nothing of the
+// toolkit, so that nvcc compiles them for the GPU and g++ compiles the same text against the
+// emulator in csrc/simt. Rules for kernel authors:
 //
-//   * shared memory is declared with RDK_DYNAMIC_SHARED(name) or RDK_SHARED(type, name, count),
-//   never __shared__;
-//   * it is read and written through load_shared / store_shared, ldmatrix_* and cp_async_*, and
-//   global memory
-//     through load_global / store_global (and *_16) and cp_async_*: on the device these are plain
-//     accesses, in the emulator they are bounds- and alignment-checked and counted (sectors, bank
-//     conflicts);
-//   * functions are marked RDK_DEVICE; kernels `template <...> __global__ void __launch_bounds__(N)
-//   name(...)`;
-//   * arithmetic is in float, with to_float / from_float of numeric.h at the edges.
+//   * Shared memory is declared with RDK_DYNAMIC_SHARED(name) or RDK_SHARED(type, name, count),
+//     never with __shared__.
+//   * It is read and written through load_shared / store_shared, ldmatrix_* and cp_async_*, and
+//     global memory through load_global / store_global (and *_16) and cp_async_*. On the device
+//     these are plain accesses; in the emulator they are checked for bounds and alignment and
+//     counted (sectors, bank conflicts).
+//   * Functions are marked RDK_DEVICE; kernels are
+//     `template <...> __global__ void __launch_bounds__(N) name(...)`.
+//   * Arithmetic is in float, with to_float / from_float of numeric.h at the edges.
 //
 //   load_global(p), store_global(p, v)         T of 1, 2, 4, 8 or 16 bytes, naturally aligned
-//   load_global_l2(p)                          the same, past L1: for values that other blocks
-//   wrote in this launch load_global_16(p), store_global_16(p, v)   uint4 at any 16-byte aligned
-//   address, whatever the pointer's type load_shared(p), store_shared(p, v), load_shared_16(p),
-//   store_shared_16(p, v) cp_async_{4,8,16}(smem, gmem, valid)       asynchronous copy; !valid
-//   writes zeros and does not read gmem cp_async_commit(), cp_async_wait<N>(), cp_async_wait_all()
-//   ldmatrix_{x1,x2,x4}[_trans](r, row)        lane i gives the address of row i (of 8x8 b16 matrix
-//   i / 8) mma_m16n8k16<T>(d, a, b0, b1)              d += a * b, T = bf16 or half, fp32 accumulate
+//   load_global_16(p), store_global_16(p, v)   uint4 at any 16-byte aligned address, whatever the
+//                                              pointer's type
+//   load_global_l2(p)                          as load_global, past L1: for values that other
+//                                              blocks wrote in this launch
+//   load_shared(p), store_shared(p, v)         the same in shared memory
+//   load_shared_16(p), store_shared_16(p, v)
+//   cp_async_{4,8,16}(smem, gmem, valid)       asynchronous copy; !valid writes zeros and does not
+//                                              read gmem
+//   cp_async_commit()                          ends a group of copies
+//   cp_async_wait<N>(), cp_async_wait_all()    until at most N groups are under way; until none is
+//   ldmatrix_{x1,x2,x4}[_trans](r, row)        lane i gives the address of row i (row i % 8 of the
+//                                              8 x 8 matrix i / 8 of 16-bit elements)
+//   mma_m16n8k16<T>(d, a, b0, b1)              d += a * b, T = bf16 or half, fp32 accumulate
 //   pack2<T>(lo, hi), unpack2<T>(packed)       two floats <-> 2 x 16 bit in a register, lo in the
-//   low half exp2_approx, log2_approx, rcp_approx, rsqrt_approx   about 2 ulp; subnormal inputs and
-//   results flush to zero
+//                                              low half
+//   exp2_approx(x), log2_approx(x)             about 2 ulp; subnormal inputs and results flush to
+//   rcp_approx(x), rsqrt_approx(x)             zero
 #pragma once
 
 #include <cstdint>
@@ -135,7 +141,7 @@ RDK_DEVICE uint32_t pack2(float lo, float hi) {
 
 #else  // emulator
 
-#include "../../simt/simt.h"
+#include "../../../simt/simt.h"
 
 #define RDK_DYNAMIC_SHARED(name) unsigned char* const name = ::simt::dynamic_shared()
 // The tag's address is the array's identity: one per declaration and template instantiation, as on

@@ -6,6 +6,7 @@
 // two reads (delta, residual) and two writes (hidden, normed) per element.
 #pragma once
 
+#include "rdkernels/kernels/dispatch.cuh"
 #include "rdkernels/kernels/row_tile.cuh"
 #include "rdkernels/residual_norm.h"
 
@@ -92,6 +93,24 @@ __global__ void __launch_bounds__(kMaxRowThreads) residual_norm_kernel(ResidualN
     tile.scale(hidden_scale, static_cast<const T*>(p.pre_weight), first, p.width, place);
     tile.store(row.normed, first, p.width, place);
   }
+}
+
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
+template <class Launch>
+int launch_residual_norm(const ResidualNormParams& p, int dtype, const Launch& launch) {
+  return launch_rows(p.rows, p.width, dtype,
+                     {{p.delta, p.delta_stride},
+                      {p.residual, p.residual_stride},
+                      {p.post_weight, 0},
+                      {p.pre_weight, 0},
+                      {p.hidden, p.hidden_stride},
+                      {p.normed, p.normed_stride}},
+                     [&](auto element, auto chunks, auto aligned, dim3 grid, dim3 block) -> int {
+                       constexpr int kChunks = decltype(chunks)::value;
+                       constexpr bool kAligned = decltype(aligned)::value;
+                       return launch(residual_norm_kernel<decltype(element), kChunks, kAligned>,
+                                     grid, block, p);
+                     });
 }
 
 }  // namespace rdk

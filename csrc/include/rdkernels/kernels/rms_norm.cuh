@@ -1,6 +1,7 @@
 // The CUDA kernel of rms_norm; see rms_norm.h for the meaning and row_tile.cuh for the method.
 #pragma once
 
+#include "rdkernels/kernels/dispatch.cuh"
 #include "rdkernels/kernels/row_tile.cuh"
 #include "rdkernels/rms_norm.h"
 
@@ -28,6 +29,18 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(RmsNormParams 
     tile.scale(scale, weight, first, p.width, place);
     tile.store(out, first, p.width, place);
   }
+}
+
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
+template <class Launch>
+int launch_rms_norm(const RmsNormParams& p, int dtype, const Launch& launch) {
+  return launch_rows(
+      p.rows, p.width, dtype, {{p.x, p.x_stride}, {p.weight, 0}, {p.out, p.out_stride}},
+      [&](auto element, auto chunks, auto aligned, dim3 grid, dim3 block) -> int {
+        constexpr int kChunks = decltype(chunks)::value;
+        constexpr bool kAligned = decltype(aligned)::value;
+        return launch(rms_norm_kernel<decltype(element), kChunks, kAligned>, grid, block, p);
+      });
 }
 
 }  // namespace rdk

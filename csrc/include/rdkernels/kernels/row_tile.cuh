@@ -15,7 +15,9 @@
 
 #include <cstdint>
 
+#include "rdkernels/kernels/arithmetic.h"
 #include "rdkernels/kernels/ptx.cuh"
+#include "rdkernels/kernels/warp.cuh"
 
 namespace rdk {
 
@@ -34,22 +36,12 @@ RDK_DEVICE float rounded(float x) {
   return to_float(from_float<T>(x));
 }
 
-RDK_DEVICE float inverse_rms(float sum_of_squares, int64_t width, float eps) {
-  return 1.0f / sqrtf(sum_of_squares / static_cast<float>(width) + eps);
-}
-
 // The row of this thread, and who works on it: blockDim.x threads; blockDim.y rows per block.
 struct RowPlace {
   int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   int thread = threadIdx.x;
   int threads = blockDim.x;
 };
-
-RDK_DEVICE float warp_sum(float value) {
-#pragma unroll
-  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xFFFFFFFFu, value, lanes);
-  return value;
-}
 
 // The sum over a row's threads, in each of them. Every thread of the row must call it.
 RDK_DEVICE float row_sum(float value, const RowPlace& place) {

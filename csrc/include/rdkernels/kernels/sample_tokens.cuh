@@ -159,16 +159,16 @@ __global__ void __launch_bounds__(kSampleThreads, 1) sample_tokens_kernel(Sample
     return;
   }
   const float threshold = keep_threshold(p, row, largest);
-  const int32_t* row_key = p.row_keys + blockIdx.x * p.key_stride;
+  const int32_t* row_key = p.row_keys + blockIdx.x * p.row_keys_stride;
   // One draw per (sequence, position), whatever the step: a row's token settles when its logits do.
   const RandomKey key = random_key(load_global(row_key), load_global(row_key + 1), /*step=*/0,
                                    p.seed, kStreamSampling);
   write_best(best_noisy_token(row, key, p.temperature, threshold), out);
 }
 
-// Calls launch(T{}, aligned, greedy, grid) and returns the error code that it returns.
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
 template <class Launch>
-int launch_sample_tokens(const SampleTokensParams& p, int dtype, Launch launch) {
+int launch_sample_tokens(const SampleTokensParams& p, int dtype, const Launch& launch) {
   constexpr int64_t kMaxGridX = 0x7FFFFFFF;
   return for_dtype(dtype, [&](auto element) -> int {
     using T = decltype(element);
@@ -176,11 +176,11 @@ int launch_sample_tokens(const SampleTokensParams& p, int dtype, Launch launch) 
     if (p.rows > kMaxGridX || p.vocabulary > kMaxVocabulary) return kRdkTooLarge;
     const bool aligned =
         all_aligned<T>({{p.logits, p.logits_stride}}) && p.vocabulary % kChunkElements<T> == 0;
-    const dim3 grid(static_cast<unsigned>(p.rows));
-    return for_bool(aligned, [&](auto is_aligned) {
-      return for_bool(p.temperature == 0.0, [&](auto is_greedy) -> int {
-        return launch(element, is_aligned, is_greedy, grid);
-      });
+    const dim3 grid(static_cast<unsigned>(p.rows)), block(kSampleThreads);
+    return for_bool(aligned, [&](auto is_aligned) -> int {
+      constexpr bool kAligned = decltype(is_aligned)::value;
+      return p.temperature == 0.0 ? launch(greedy_tokens_kernel<T, kAligned>, grid, block, p)
+                                  : launch(sample_tokens_kernel<T, kAligned>, grid, block, p);
     });
   });
 }

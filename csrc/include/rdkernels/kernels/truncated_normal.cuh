@@ -18,21 +18,21 @@ __global__ void __launch_bounds__(kChunkThreads) truncated_normal_kernel(Truncat
   using Part = Chunk<T, kAligned>;
   const int64_t row = blockIdx.x, first = Part::first();
   if (first >= p.width) return;
-  const RandomKey key = load_random_key(p.row_keys + row * p.key_stride, p.seed, p.stream);
-  uint32_t bits[Part::kElements];
-  random_bits(key, first, bits);
+  const RandomKey key = load_random_key(p.row_keys + row * p.row_keys_stride, p.seed, p.stream);
   Part draws;
-#pragma unroll
-  for (int i = 0; i < Part::kElements; ++i) {
-    draws.elements[i] = from_float<T>(truncated_normal(bits[i]) * p.std);
-  }
+  draw_truncated_normal(key, first, p.std, draws);
   draws.store(static_cast<T*>(p.out) + row * p.out_stride + first);
 }
 
-// Calls launch(T{}, aligned, grid) and returns the error code that it returns.
+// Calls launch(kernel, grid, block, params) and returns the error code that it returns.
 template <class Launch>
-int launch_truncated_normal(const TruncatedNormalParams& p, int dtype, Launch launch) {
-  return launch_chunks(p.rows, p.width, dtype, {{p.out, p.out_stride}}, launch);
+int launch_truncated_normal(const TruncatedNormalParams& p, int dtype, const Launch& launch) {
+  return launch_chunks(p.rows, p.width, dtype, {{p.out, p.out_stride}},
+                       [&](auto element, auto aligned, dim3 grid) -> int {
+                         constexpr bool kAligned = decltype(aligned)::value;
+                         return launch(truncated_normal_kernel<decltype(element), kAligned>, grid,
+                                       dim3(kChunkThreads), p);
+                       });
 }
 
 }  // namespace rdk

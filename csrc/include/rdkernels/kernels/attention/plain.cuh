@@ -10,6 +10,7 @@
 #include "rdkernels/kernels/attention/work.cuh"
 #include "rdkernels/kernels/ptx.cuh"
 #include "rdkernels/kernels/rotary.h"
+#include "rdkernels/kernels/warp.cuh"
 
 namespace rdk {
 
@@ -116,17 +117,6 @@ RDK_DEVICE void load_plain_tile(const PlainTiles& tiles, const RecurrentAttentio
   }
 }
 
-RDK_DEVICE float max_of_lanes(float x) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-  return x;
-}
-RDK_DEVICE float sum_of_lanes(float x) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
-  return x;
-}
-
 // The running softmax of one line: lane c holds columns c, c + 32, ...; maximum and sum are the
 // same in all lanes. Here scores are natural: this path is for fp32, and expf is exact enough for
 // it where ex2.approx on scaled scores is not.
@@ -150,11 +140,11 @@ RDK_DEVICE void attend_plain(PlainAccumulator& acc, const PlainTiles& tiles,
   score = begin + lane > line_position ? -INFINITY : score * p.scale;
 
   // The first position of the tile is visible, so the maximum is finite, or the scores are not.
-  const float maximum = fmaxf(acc.maximum, max_of_lanes(score));
+  const float maximum = fmaxf(acc.maximum, warp_max(score));
   const float correction = expf(acc.maximum - maximum);
   const float weight = expf(score - maximum);
   acc.maximum = maximum;
-  acc.sum = acc.sum * correction + sum_of_lanes(weight);
+  acc.sum = acc.sum * correction + warp_sum(weight);
 #pragma unroll
   for (int c = 0; c < kPlainColumns; ++c) acc.out[c] *= correction;
   for (int i = 0; i < kPlainPositions; ++i) {

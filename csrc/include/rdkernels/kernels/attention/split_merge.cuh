@@ -7,8 +7,9 @@
 //   float log_sum[splits][N][H]     always written; -inf where there was nothing to attend to
 #pragma once
 
+#include "rdkernels/kernels/attention/plan.h"
 #include "rdkernels/kernels/ptx.cuh"
-#include "rdkernels/recurrent_attention.h"
+#include "rdkernels/kernels/warp.cuh"
 
 namespace rdk {
 
@@ -38,15 +39,9 @@ __global__ void __launch_bounds__(kMergeThreads)
 
   float log_sum = -INFINITY;
   if (lane < p.splits) log_sum = load_global(partial_log_sum(p, lane * outputs + output));
-  float maximum = log_sum;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    maximum = fmaxf(maximum, __shfl_xor_sync(~0u, maximum, step));
-  }
+  const float maximum = warp_max(log_sum);
   const float weight = log_sum == -INFINITY ? 0.0f : exp2f(log_sum - maximum);
-  float total = weight;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+  const float total = warp_sum(weight);
   const float scale = total > 0.0f ? 1.0f / total : total;  // 0 stays 0, NaN stays NaN
 
   const int pairs = p.head_dim / 2;

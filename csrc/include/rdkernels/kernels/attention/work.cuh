@@ -6,8 +6,8 @@
 // of a group together with rows, so that a K/V tile that has been loaded serves all of them.
 #pragma once
 
+#include "rdkernels/kernels/attention/plan.h"
 #include "rdkernels/kernels/ptx.cuh"
-#include "rdkernels/recurrent_attention.h"
 
 namespace rdk {
 
