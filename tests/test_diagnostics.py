@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 import rdkernels
-from rdkernels import backends, diagnostics
+from rdkernels import diagnostics
 from rdkernels.backends import native
 from rdkernels.cli.ui.terminal import environment_view, ops_view
-from rdkernels.ops._registry import OPS
+from rdkernels.ops import OPS
+from rdkernels.registry import choice
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ def test_ops_view_marks_who_serves_and_numbers_the_reasons(monkeypatch, capsys):
     """Two ops with one reason share a number, though each reason starts with its op's name."""
     why = {"swiglu": "swiglu is off", "rms_norm": "rms_norm is off", "exit_update": "too late"}
     monkeypatch.setattr(
-        backends, "reason", lambda name, op, *_: why.get(op) if name == "native" else None
+        choice, "reason", lambda name, op, *_: why.get(op) if name == "native" else None
     )
     shown = shown_ops(capsys, device="cuda", dtype=torch.float16)
     assert "ops on cuda in float16" in shown and "No provider is forced" in shown

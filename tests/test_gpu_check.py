@@ -21,13 +21,13 @@ from rdkernels.backends import native
 from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
-from rdkernels.ops import _registry as registry
+from rdkernels.registry import forget_choices
 from rdkernels.runtime import graphs as step_graphs
 from tests.support.checking import assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
 
-GPU_OPS = set(OPS) - op_cases.COMPOSITIONS
+GPU_OPS = {name for name, op in OPS.items() if not op.composed}
 needs_native = pytest.mark.skipif(native.load_error() is not None, reason="no native kernels")
 no_gpu = pytest.mark.skipif(environment().gpu_reason is None, reason="there is a GPU")
 
@@ -334,17 +334,15 @@ def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
                 return real(*args, **kwargs)
 
             monkeypatch.setattr(op, form, noted)
-    registry._select.cache_clear()
-    registry._bind.cache_clear()
+    forget_choices()
     session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
     try:
         best = model_bench.random_model(session)
         model = RecurrentDepthModel(best.config, best.weights, backend="eager")
         model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
     finally:
-        registry._select.cache_clear()
-        registry._bind.cache_clear()
-    assert called == set(model_bench.OPS_OF_A_STEP)
+        forget_choices()
+    assert called == set(model_bench.ops_of_a_step())
 
 
 def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):

@@ -11,10 +11,9 @@ import torch
 from bench.gpu.session import Session
 from rdkernels.backends.philox import STREAM_INITIAL_STATE
 from rdkernels.ops import OPS, reasons
+from rdkernels.registry import function
 
 PAGE_SIZE = 64
-# Made of other ops, with a kernel for the CPU only: on a GPU the model calls those ops.
-COMPOSITIONS = {"core_iterations", "transformer_blocks"}
 TIMED_ROWS = (1, 8, 32, 128)
 
 
@@ -64,9 +63,7 @@ class OpCase:
 
 def serve(case: OpCase, provider: str) -> Callable[..., object]:
     """The provider's function with positional arguments."""
-    from rdkernels import backends
-
-    return backends.function(provider, case.op)
+    return function(provider, case.op)
 
 
 def out_buffers(case: OpCase) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +10,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from rdkernels import backends
 from rdkernels.backends import native
+from rdkernels.dtypes import KERNEL_FLOATS as FLOATS
 from rdkernels.ops import BACKENDS, OPS, reasons
+from rdkernels.registry import function
 from tests.support.checking import OPCHECKS, as_tuple, check_operator, clone_all
 from tests.support.op_samples import SAMPLES
 
 ROWS, OTHER_ROWS = 23, 31  # sizes that no other dimension of the samples has
-FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=(pytest.mark.gpu, NO_GPU))]
 
@@ -53,11 +52,9 @@ def test_operator(op, device, seed):
 
 def shadow(op: str, provider: str, library: torch.library.Library) -> torch._ops.OpOverload:
     """An operator of the same schema and fake that runs one provider's function."""
-    schema = str(OPS[op].default._schema).removeprefix("rdkernels::")
-    library.define(schema)
-    library.impl(op, backends.function(provider, op), "CompositeExplicitAutograd")
-    fake = importlib.import_module(f"rdkernels.ops.{op}")._fake
-    torch.library.register_fake(f"{library.ns}::{op}", fake, lib=library)
+    library.define(OPS[op].schema)
+    library.impl(op, function(provider, op), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{library.ns}::{op}", OPS[op].fake, lib=library)
     return getattr(getattr(torch.ops, library.ns), op).default
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import attention as eager
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 GARBAGE_PAGE = 2**31 - 1

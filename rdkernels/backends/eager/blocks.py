@@ -6,13 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rdkernels.backends.eager import (
-    recurrent_attention,
-    residual_norm,
-    rms_norm,
-    row_linear,
-    swiglu,
-)
+from rdkernels.backends.eager.attention import recurrent_attention
+from rdkernels.backends.eager.norms import residual_norm, rms_norm, row_linear, swiglu
 
 # The weights of a transformer block as the fused ops take them, all blocks in one list. Empty where
 # a block has none: qk_bias, and the scales of matrices that are not int8.
