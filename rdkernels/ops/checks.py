@@ -31,11 +31,19 @@ def expect_tensor(
 ) -> None:
     """Check rank, sizes (None = any), dtype and, with ``like``, the device of one argument."""
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
-    ok = tensor is not None and tensor.dim() == len(shape)
-    ok = ok and all(w is None or w == have for w, have in zip(shape, tensor.shape, strict=False))
-    ok = ok and tensor.dtype in dtypes and (like is None or tensor.device == like.device)
-    if not ok:
+    if tensor is None or not _fits(tensor, shape, dtypes, like):
         sizes = ", ".join("*" if size is None else str(size) for size in shape)
         names = "|".join(map(name_of, dtypes))
         where = "" if like is None else f" on {like.device}"
         raise ArgumentError(op, argument, f"{names}[{sizes}]{where}", describe(tensor))
+
+
+def _fits(
+    tensor: torch.Tensor,
+    shape: tuple[int | None, ...],
+    dtypes: tuple[torch.dtype, ...],
+    like: torch.Tensor | None,
+) -> bool:
+    sizes = zip(shape, tensor.shape, strict=False)
+    fits = tensor.dim() == len(shape) and all(want in (None, have) for want, have in sizes)
+    return fits and tensor.dtype in dtypes and (like is None or tensor.device == like.device)

@@ -69,7 +69,7 @@ class Op:
     def __post_init__(self) -> None:
         packet = getattr(getattr(torch.ops, NAMESPACE), self.name)
         self.default = packet.default
-        self.out = packet.out if self.out_names else None
+        self.out: Any = packet.out if self.out_names else None
 
     def eager_out(self, *args: Any, **outputs: torch.Tensor) -> None:
         """``eager`` as the ``out`` overload calls it."""

@@ -194,9 +194,7 @@ def test_report_of_every_op():
 
 
 def test_report_of_what_does_not_exist(monkeypatch):
-    with pytest.raises(
-        ArgumentError, match=r"^report_ops: op: expected one of advance_wave"
-    ):
+    with pytest.raises(ArgumentError, match=r"^report_ops: op: expected one of advance_wave"):
         report_ops("softmax")
     with pytest.raises(
         ArgumentError, match=r"^report_ops: device: expected a torch device, got 'gpu'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def transformer_blocks(
     interleaved: bool,
     last_norm: torch.Tensor | None,
 ) -> torch.Tensor:
-    layout = (page_table, cu_rows, start, active, scale, interleaved)
+    layout: tuple[Any, ...] = (page_table, cu_rows, start, active, scale, interleaved)
     for i, caches in enumerate(zip(key_caches, value_caches, strict=True)):
         tensors = weights[i * len(BLOCK_TENSORS) : (i + 1) * len(BLOCK_TENSORS)]
         norm_1, norm_2, norm_3, norm_4, wqkv, bias, attn_proj, mlp_fc, mlp_proj, *scales = tensors

@@ -31,10 +31,10 @@ def residual_norm(
     style: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = residual.dtype
-    if style == "huginn":
-        hidden = _scaled(wide(delta) + wide(residual), post_weight, eps, dtype)
-    elif style == "llama":
+    if post_weight is None:  # llama, and only that
         hidden = (wide(delta) + wide(residual)).to(dtype)
+    elif style == "huginn":
+        hidden = _scaled(wide(delta) + wide(residual), post_weight, eps, dtype)
     else:  # olmo: fp32 through the weight multiply and the sum, one rounding
         normed_delta = _normalise(wide(delta), eps) * wide(post_weight)
         hidden = (wide(residual) + normed_delta).to(dtype)

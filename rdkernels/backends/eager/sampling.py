@@ -44,7 +44,7 @@ def sample_tokens(
     seed: int,
 ) -> torch.Tensor:
     logits = torch.nan_to_num(logits, nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
-    if temperature == 0.0:
+    if temperature == 0.0 or row_keys is None:  # without keys nothing can be drawn
         return logits.argmax(dim=1)
     keys = row_keys.clone()
     keys[:, 2] = 0  # one draw per (sequence, position), whatever the step: see DESIGN of sampling

@@ -23,10 +23,10 @@ def inject_state(
     variance_preserving: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = state.dtype
-    if previous_embed is not None:
+    if previous_embed is not None and depth is not None:  # both or neither
         mixed = momentum * wide(previous_embed) + (1.0 - momentum) * wide(embed)
         embed = torch.where((depth > 0).unsqueeze(1), mixed.to(dtype), embed)
-    if noise_weight is not None:
+    if noise_weight is not None and row_keys is not None:
         noise = philox.truncated_normal(
             row_keys, state.size(1), noise_std, seed, philox.STREAM_STATE_NOISE
         )

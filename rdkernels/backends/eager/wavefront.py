@@ -47,7 +47,8 @@ def advance_wavefront(
     samples, ready, ids = sampled.tolist(), settled.tolist(), sequence_ids.tolist()
     limits, knowns = limit.tolist(), known.tolist()
     next_bounds, committed = [0], []
-    following = []  # (source row, token, sequence id, position, depth) of every next row
+    # (source row, token, sequence id, position, depth) of every next row
+    following: list[tuple[int, int, int, int, int]] = []
     for b, first in enumerate(start.tolist()):
         rows = slice(bounds[b], bounds[b + 1])
         length = rows.stop - rows.start
