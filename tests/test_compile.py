@@ -16,11 +16,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import linear
 
 import rdkernels as rdk
+from cases.attention import rotary_table
 from rdkernels import ops
 from rdkernels.backends import native
 from rdkernels.errors import BackendError
 from rdkernels.registry import choice, forget_choices
-from tests.support.attention_case import rotary_table
 from tests.support.checking import assert_close_to_reference
 from tests.support.tiny import tiny_model
 

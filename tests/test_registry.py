@@ -66,7 +66,7 @@ def test_a_definition_is_composed_of_its_parts(scaled):
     assert out.tolist() == [1.0] * 3
     assert scaled.eager(x, None, 1.0, out=(out,)) is None and out.tolist() == [2.0] * 3
     for call in (scaled.eager, torch.ops.rdkernels.scaled_sum.default, scaled.check):
-        with pytest.raises(ArgumentError, match="^scaled_sum: count: expected at least 1, got 0"):
+        with pytest.raises(ArgumentError, match=r"^scaled_sum: count: expected at least 1, got 0"):
             call(x, None, 1.0, 0)
     with pytest.raises(ArgumentError, match=r"^scaled_sum: total: expected the shape of x"):
         torch.ops.rdkernels.scaled_sum.out(x, None, 0.5, total=torch.zeros(2))
@@ -96,7 +96,7 @@ def test_listeners_hear_of_ops_that_are_already_there(monkeypatch):
 
 
 def test_providers_have_names_that_the_choice_knows():
-    with pytest.raises(ArgumentError, match="^register: name: expected one of native, "):
+    with pytest.raises(ArgumentError, match=r"^register: name: expected one of native, "):
         register("metal", native)
     assert BACKENDS == ("native", "triton", "eager")
 

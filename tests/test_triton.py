@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from bench.triton_resources import Resources, problems, vanished
+from cases.attention import make_case
 from rdkernels import backends, ops
 from rdkernels.backends import philox
 from rdkernels.backends import triton as provider
 from rdkernels.errors import ArgumentError, BackendError
 from rdkernels.ops import OPS
 from rdkernels.registry import choice, forget_choices, only_by_name
-from tests.support.attention_case import check_case, make_case
+from tests.support.attention_case import check_case
 from tests.support.philox_reference import random_keys
 
 pytest.importorskip("triton")

@@ -5,13 +5,13 @@ import re
 import pytest
 import torch
 
+from cases import CASES, Shape
+from cases.attention import make_case
 from rdkernels import ops
 from rdkernels.diagnostics import report_ops
 from rdkernels.errors import ArgumentError, BackendError
 from rdkernels.ops import BACKENDS, OPS, reasons
 from rdkernels.registry import choice, forget_choices, only_by_name
-from tests.support.attention_case import make_case
-from tests.support.op_samples import SAMPLES, call_public
 
 
 def differentiable_calls():
@@ -38,6 +38,12 @@ CALLS = differentiable_calls()
 @pytest.fixture(autouse=True)
 def no_forced_backend(monkeypatch):
     monkeypatch.delenv("RDKERNELS_BACKEND", raising=False)
+
+
+def call_public(op, arguments, **options):
+    """Call the public function of ``op`` with schema arguments, passed by name."""
+    names = [argument.name for argument in OPS[op].default._schema.arguments]
+    return getattr(ops, op)(**dict(zip(names, arguments, strict=True)), **options)
 
 
 def served_by(op, tensor, *arguments):
@@ -151,7 +157,7 @@ def test_report_says_what_a_call_does(op, dtype, forced, chosen, monkeypatch):
     assert (said.op, said.device, said.forced) == (op, "cpu", forced)
     assert said.reasons == reasons(op, "cpu", OPS[op].looked_up_by(dtype))
     assert (said.chosen is None) == (said.error is not None)
-    sample = SAMPLES[op](3, dtype)[0]
+    sample = next(CASES[op](Shape.small(3, dtype))).arguments
     for by_name in (True, False):  # by argument, then by environment
         if not by_name:
             monkeypatch.setenv("RDKERNELS_BACKEND", forced or "")
@@ -178,7 +184,7 @@ def test_a_forced_provider_that_cannot_serve_is_not_replaced(op, forced, chosen,
         return f"{name} is out of order" if name == forced else reason(name, *key)
 
     monkeypatch.setattr(choice, "reason", out_of_order)
-    sample = SAMPLES[op](3, torch.float32)[0]
+    sample = next(CASES[op](Shape.small(3, torch.float32))).arguments
     with pytest.raises(BackendError, match=rf"^{op}: .* {forced}: {forced} is out of order$"):
         call_public(op, sample, backend=forced)
     assert chosen == []

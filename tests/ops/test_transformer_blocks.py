@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases.blocks import EPS, LAYOUTS, MATRICES, make_block_case
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import BLOCK_TENSORS, OPS, transformer_blocks
-from tests.support.block_case import EPS, LAYOUTS, MATRICES, make_block_case
 from tests.support.checking import (
     NAN,
     assert_close_to_reference,

@@ -195,9 +195,8 @@ def test_outer_step(dtype):
     with kernels.serve(), torch.no_grad():
         emulated = RecurrentDepthModel(model.config, model.weights, backend="native")
         got = outer_step(emulated, begin)
-    expected = {"rms_norm", "residual_norm", "swiglu", "recurrent_attention", "inject_state"}
-    expected |= {"exit_update", "sample_tokens", "advance_wavefront", "carry_rows"}
-    assert set(kernels.calls) == expected
+    in_a_step = {name for name, op in ops.OPS.items() if op.cpu_only is None}
+    assert set(kernels.calls) == in_a_step - {"truncated_normal"}  # of the prefill
     for name in Step._fields:
         result, wanted = getattr(got, name), getattr(same, name)
         if result.is_floating_point():
