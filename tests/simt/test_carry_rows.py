@@ -10,6 +10,7 @@ import torch
 from rdkernels.backends.eager import state as eager
 from tests.support.checking import assert_close_to_reference
 
+from . import launches
 from .build import run_sanitized
 from .schedules import adversarial
 from .tensors import (
@@ -61,28 +62,8 @@ class Case:
 
     def run(self, kernels, outputs: tuple[torch.Tensor, torch.Tensor], **options):
         """The report of one emulated launch that writes ``outputs``."""
-        next_state, next_embed = outputs
-        fields = {
-            "state": address(self.state),
-            "embed": address(self.embed),
-            "source_row": address(self.source_row),
-            "row_keys": address(self.row_keys),
-            "row_count": address(self.cu_rows[-1:]),
-            "next_state": address(next_state),
-            "next_embed": address(next_embed),
-            "num_rows": self.state.size(0),
-            "rows": self.source_row.numel(),
-            "width": self.state.size(1),
-            "state_stride": self.state.stride(0),
-            "embed_stride": self.embed.stride(0),
-            "key_stride": self.row_keys.stride(0),
-            "next_state_stride": next_state.stride(0),
-            "next_embed_stride": next_embed.stride(0),
-            "seed": self.seed % 2**64,
-            "std": self.std,
-            "continuous": self.continuous,
-        }
-        return kernels.run(fields, DTYPES[self.state.dtype], **options)
+        call = launches.call_of(OP, tuple(vars(self).values()), outputs)
+        return kernels.run(launches.fields(OP, call), DTYPES[self.state.dtype], **options)
 
     def check(self, outputs: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Draws within the error rule; all that is copied, bit for bit."""

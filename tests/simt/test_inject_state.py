@@ -10,12 +10,12 @@ import torch
 from rdkernels.backends.eager import state as eager
 from tests.support.checking import assert_close_to_reference
 
+from . import launches
 from .build import run_sanitized
 from .schedules import adversarial
 from .tensors import (
     DTYPES,
     NAN,
-    address,
     aligned,
     assert_same_everywhere,
     bits,
@@ -62,32 +62,8 @@ class Case:
         rows, width = self.state.shape
         adapter = blank(rows, 2 * width, self.state.dtype, gap)
         mixed = blank(rows, width, self.state.dtype, gap) if mixed is None else mixed
-        optional = (self.previous_embed, self.row_keys)
-        previous_stride, key_stride = (0 if t is None else t.stride(0) for t in optional)
-        fields = {
-            "state": address(self.state),
-            "embed": address(self.embed),
-            "previous_embed": address(self.previous_embed),
-            "depth": address(self.depth),
-            "noise_weight": address(self.noise_weight),
-            "row_keys": address(self.row_keys),
-            "adapter_input": address(adapter),
-            "mixed_embed": address(mixed),
-            "rows": rows,
-            "width": width,
-            "state_stride": self.state.stride(0),
-            "embed_stride": self.embed.stride(0),
-            "previous_stride": previous_stride,
-            "key_stride": key_stride,
-            "adapter_stride": adapter.stride(0),
-            "mixed_stride": mixed.stride(0),
-            "momentum": self.momentum,
-            "one_minus_momentum": 1.0 - self.momentum,
-            "noise_std": self.noise_std,
-            "variance_preserving": self.variance_preserving,
-            "seed": self.seed % 2**64,
-        }
-        report = kernels.run(fields, DTYPES[self.state.dtype], **options)
+        call = launches.call_of(OP, tuple(vars(self).values()), (adapter, mixed))
+        report = kernels.run(launches.fields(OP, call), DTYPES[self.state.dtype], **options)
         return adapter, mixed, report
 
     def check(self, adapter: torch.Tensor, mixed: torch.Tensor) -> None:
