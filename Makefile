@@ -25,6 +25,7 @@ test-all: $(INSTALLED) lint  ## the slow ones too: sanitizer builds, wheels, all
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	find csrc tests -name '*.h' -o -name '*.cuh' -o -name '*.cu' -o -name '*.cpp' | \
 	    grep -v _build/ | xargs $(BIN)/clang-format --dry-run --Werror
 

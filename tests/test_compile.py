@@ -16,11 +16,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import linear
 
 import rdkernels as rdk
-from rdkernels import backends, ops
+from cases.attention import rotary_table
+from rdkernels import ops
 from rdkernels.backends import native
 from rdkernels.errors import BackendError
-from rdkernels.ops import _registry
-from tests.support.attention_case import rotary_table
+from rdkernels.registry import choice, forget_choices
 from tests.support.checking import assert_close_to_reference
 from tests.support.tiny import tiny_model
 
@@ -193,13 +193,13 @@ def test_model_iterates_in_one_graph(seed):
 
 def test_the_choice_of_a_provider_is_not_traced(monkeypatch):
     """It may read files or ask a driver, and gives no warning about its caches."""
-    reason = backends.reason
+    reason = choice.reason
 
     def asks_the_system(*key):
         subprocess.run(["true"], check=True)  # Dynamo cannot trace this
         return reason(*key)
 
-    monkeypatch.setattr(backends, "reason", asks_the_system)
+    monkeypatch.setattr(choice, "reason", asks_the_system)
     x, weight = torch.randn(3, 8), torch.ones(8)
 
     def function(x, weight):
@@ -236,8 +236,8 @@ def test_forced_eager_is_traced_and_not_replaced_by_a_kernel(monkeypatch, seed):
 
 @pytest.mark.parametrize("fullgraph", [False, True])
 def test_forced_provider_that_cannot_serve_says_why(fullgraph, monkeypatch):
-    _registry._select.cache_clear()
-    monkeypatch.setattr(backends, "reason", lambda name, *_: f"{name} is out of order")
+    forget_choices()
+    monkeypatch.setattr(choice, "reason", lambda name, *_: f"{name} is out of order")
 
     def function(x):
         return ops.swiglu(x, backend="native")

@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 
 import rdkernels
-from rdkernels import backends, diagnostics
+from rdkernels import diagnostics
 from rdkernels.backends import native
 from rdkernels.cli.ui.terminal import environment_view, ops_view
-from rdkernels.ops._registry import OPS
+from rdkernels.ops import OPS
+from rdkernels.registry import choice
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ def test_ops_view_marks_who_serves_and_numbers_the_reasons(monkeypatch, capsys):
     """Two ops with one reason share a number, though each reason starts with its op's name."""
     why = {"swiglu": "swiglu is off", "rms_norm": "rms_norm is off", "exit_update": "too late"}
     monkeypatch.setattr(
-        backends, "reason", lambda name, op, *_: why.get(op) if name == "native" else None
+        choice, "reason", lambda name, op, *_: why.get(op) if name == "native" else None
     )
     shown = shown_ops(capsys, device="cuda", dtype=torch.float16)
     assert "ops on cuda in float16" in shown and "No provider is forced" in shown
@@ -138,3 +139,50 @@ def test_no_cuda_at_import():
         "sys.exit(torch.cuda.is_initialized() or 'triton' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_machine_is_described_by_what_the_system_says():
+    found = json.loads(json.dumps(diagnostics.machine().to_json()))
+    assert found["cpu"] and found["threads"] == torch.get_num_threads()
+    assert found["cores"] >= 1 and found["memory_bytes"] > 2**28
+    assert found["versions"] == diagnostics.report().versions
+    build = native.build_info()
+    assert found["compiler"] == build.get("compiler")
+    assert found["instruction_set"] == build.get("cpu_capability", found["instruction_set"])
+    assert found["system"].startswith(("Linux", "Darwin", "Windows"))
+
+
+INTEL = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t: a b\n\nprocessor\t: 1\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "brand", "processor", "name"),
+    [
+        (INTEL, None, "x86_64", "Some CPU @ 2 GHz"),
+        (ARM, None, "", "aarch64 (implementer 0x41, part 0xd0c)"),
+        (None, "Some M9", "arm", "Some M9"),  # macOS has no such file, but sysctl
+        ("processor\t: 0\n", None, "riscv", "riscv"),
+        (None, None, "", "aarch64"),
+    ],
+)
+def test_the_processors_name(cpuinfo, brand, processor, name, tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    monkeypatch.setattr(diagnostics, "_CPUINFO", file)
+    monkeypatch.setattr(diagnostics, "_output", lambda *command: brand)
+    monkeypatch.setattr(diagnostics.platform, "processor", lambda: processor)
+    monkeypatch.setattr(diagnostics.platform, "machine", lambda: "aarch64")
+    assert diagnostics._cpu_name() == name
+
+
+def test_a_machine_that_tells_nothing_is_described_all_the_same(monkeypatch):
+    def unknown(name):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(diagnostics.os, "sysconf", unknown)
+    monkeypatch.setattr(native, "build_info", dict)
+    found = diagnostics.machine()
+    assert found.memory_bytes is None and found.compiler is None
+    assert found.instruction_set == torch.backends.cpu.get_cpu_capability()

@@ -15,19 +15,20 @@ import torch
 
 from bench import gpu_check
 from bench.gpu import checks, correctness, graphs, model_bench, op_cases, schema
-from bench.gpu.op_cases import OpCase, attention, small_cases, timed_cases
+from bench.gpu.op_cases import attention, providers, small_cases, timed_cases
 from bench.gpu.session import HUGINN, Session, gb_per_second, rates
+from cases import OpCase
 from rdkernels.backends import native
 from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
-from rdkernels.ops import _registry as registry
+from rdkernels.registry import forget_choices
 from rdkernels.runtime import graphs as step_graphs
 from tests.support.checking import assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
 
-GPU_OPS = set(OPS) - op_cases.COMPOSITIONS
+GPU_OPS = {name for name, op in OPS.items() if not op.composed}
 needs_native = pytest.mark.skipif(native.load_error() is not None, reason="no native kernels")
 no_gpu = pytest.mark.skipif(environment().gpu_reason is None, reason="there is a GPU")
 
@@ -178,7 +179,7 @@ def test_every_op_has_small_and_timed_cases():
 def test_cases_are_valid_and_correct(dtype):
     session = dataclasses.replace(Session.dry(), dtype=dtype)
     for case in small_cases(session):
-        for provider, reason in case.providers(session.device).items():
+        for provider, reason in providers(case, session.device).items():
             if reason is None:
                 assert correctness.wrong(case, provider) is None, (case.op, provider)
         assert graphs.check(case, session) is None, case.op
@@ -309,7 +310,7 @@ def test_the_model_is_timed_with_and_without_graphs(timed_session, fake_graphs, 
 @needs_native
 def test_graph_check_of_every_op_with_fake_graphs(timed_session, fake_graphs):  # noqa: F811
     for case in small_cases(timed_session):
-        if case.providers(timed_session.device)["native"] is None:
+        if providers(case, timed_session.device)["native"] is None:
             assert graphs.check(case, timed_session) is None, case.op
     assert any(line.startswith("captured") for line in fake_graphs)
 
@@ -334,17 +335,15 @@ def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
                 return real(*args, **kwargs)
 
             monkeypatch.setattr(op, form, noted)
-    registry._select.cache_clear()
-    registry._bind.cache_clear()
+    forget_choices()
     session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
     try:
         best = model_bench.random_model(session)
         model = RecurrentDepthModel(best.config, best.weights, backend="eager")
         model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
     finally:
-        registry._select.cache_clear()
-        registry._bind.cache_clear()
-    assert called == set(model_bench.OPS_OF_A_STEP)
+        forget_choices()
+    assert called == set(model_bench.ops_of_a_step())
 
 
 def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):

@@ -8,24 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from rdkernels.ops import OPS
 from tests.mutation.__main__ import choose, main, spread
 from tests.mutation.bug import HEADERS
 from tests.mutation.bugs import BUGS
 from tests.mutation.runner import PROJECT_ROOT, Runner
 from tests.simt.build import compiler
 
-KERNELS = {
-    "advance_wavefront",
-    "carry_rows",
-    "exit_update",
-    "inject_state",
-    "recurrent_attention",
-    "residual_norm",
-    "rms_norm",
-    "sample_tokens",
-    "swiglu",
-    "truncated_normal",
-}
+KERNELS = {name for name, op in OPS.items() if op.cpu_only is None}
 QUICK = ["exit_update/exited-rows-count-on", "exit_update/nan-converges"]
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 

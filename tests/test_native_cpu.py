@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cases.attention import make_case
 from rdkernels import ops
 from rdkernels.backends import native
-from tests.support.attention_case import check_case, make_case
+from tests.support.attention_case import check_case
 from tests.support.checking import assert_same_bits
 
 pytestmark = pytest.mark.skipif(

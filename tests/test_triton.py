@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from bench.triton_resources import Resources, problems, vanished
+from cases.attention import make_case
 from rdkernels import backends, ops
-from rdkernels.backends import only_by_name, philox
+from rdkernels.backends import philox
 from rdkernels.backends import triton as provider
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.ops import OPS, _registry
-from tests.support.attention_case import check_case, make_case
+from rdkernels.ops import OPS
+from rdkernels.registry import choice, forget_choices, only_by_name
+from tests.support.attention_case import check_case
 from tests.support.philox_reference import random_keys
 
 pytest.importorskip("triton")
@@ -47,7 +49,7 @@ def python(code: str) -> str:
 def test_every_op_has_a_kernel_or_a_reason():
     for op in OPS:
         why = provider.reason(op, "cpu", torch.float32)
-        assert (why is None) == (op in provider.KERNELS), op
+        assert (why is None) == (OPS[op].cpu_only is None), op
     assert "torch's GEMM" in provider.reason("row_linear", "cuda", torch.bfloat16)
 
 
@@ -94,24 +96,24 @@ def test_the_interpreter_serves_only_by_name(monkeypatch):
     assert only_by_name("triton", "cpu") and not only_by_name("triton", "cuda")
     monkeypatch.setattr(backends.native, "reason", lambda *_: "not built")
     monkeypatch.delenv("RDKERNELS_BACKEND", raising=False)
-    _registry._select.cache_clear()
+    forget_choices()
     try:
         assert OPS["swiglu"].provider(torch.ones(1)) == OPS["swiglu"].eager
         by_name = OPS["swiglu"].provider(torch.ones(1), "triton")
-        assert by_name == torch.ops.rdkernels_triton.swiglu.default
+        assert by_name == provider.function("swiglu")
     finally:
-        _registry._select.cache_clear()
+        forget_choices()
 
 
 def test_triton_serves_a_gpu_without_the_native_extension(monkeypatch):
     monkeypatch.setattr(backends.native, "reason", lambda *_: "not built")
     monkeypatch.setattr(backends.triton, "reason", lambda *_: None)
-    _registry._select.cache_clear()
+    forget_choices()
     try:
-        served = _registry._select("swiglu", None, "cuda", torch.bfloat16)
-        assert served == torch.ops.rdkernels_triton.swiglu.default
+        served = choice.select("swiglu", None, "cuda", torch.bfloat16)
+        assert served == provider.function("swiglu")
     finally:
-        _registry._select.cache_clear()
+        forget_choices()
 
 
 def test_head_dims_and_caches_that_cannot_be_served():

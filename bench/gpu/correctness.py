@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import torch
 
-from bench.gpu.op_cases import OpCase, serve
+from bench.gpu.op_cases import serve
+from cases import OpCase
 from rdkernels.ops import OPS
 from tests.support.checking import assert_close_to_reference
 
-FP32_BY_CONTRACT = ("cos_sin", "noise_weight")
+FP32_BY_CONTRACT = ("cos_sin", "noise_weight", "scale")
 
 
 def as_tuple(result: object) -> tuple[torch.Tensor, ...]:

@@ -20,20 +20,6 @@ from rdkernels.wavefront import Wavefront
 
 INNER_RECURRENCE = 4
 
-# What the model and its loop call on a GPU.
-OPS_OF_A_STEP = (
-    "truncated_normal",
-    "carry_rows",
-    "inject_state",
-    "rms_norm",
-    "recurrent_attention",
-    "residual_norm",
-    "swiglu",
-    "exit_update",
-    "sample_tokens",
-    "advance_wavefront",
-)
-
 
 class Shape(NamedTuple):
     """What is measured: ``rows`` of each of ``batch`` sequences, launched or replayed."""
@@ -82,11 +68,16 @@ def measured(
         return str(error).splitlines()[0], None, dict(NO_TIMES)
 
 
+def ops_of_a_step() -> tuple[str, ...]:
+    """What the model and its loop call on a GPU."""
+    return tuple(name for name, op in ops.OPS.items() if op.cpu_only is None)
+
+
 def cannot_serve(session: Session, backend: str | None) -> str | None:
     """Why a provider cannot run the model, or None."""
     if backend is None:
         return None
-    for op in OPS_OF_A_STEP:
+    for op in ops_of_a_step():
         if reason := ops.reasons(op, session.device.type, session.dtype)[backend]:
             return f"{op}: {reason}"
     return None

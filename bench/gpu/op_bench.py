@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bench.gpu.correctness import wrong
-from bench.gpu.op_cases import OpCase, serve, timed_cases
+from bench.gpu.op_cases import providers, serve, timed_cases
 from bench.gpu.session import NO_TIMES, Session, rates
+from cases import OpCase
 
 
 def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
@@ -12,7 +13,7 @@ def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
     return [
         _record(case, provider, reason, session, copy_bandwidth)
         for case in timed_cases(session)
-        for provider, reason in case.providers(session.device).items()
+        for provider, reason in providers(case, session.device).items()
     ]
 
 

@@ -14,7 +14,7 @@ requests as vLLM does. Nothing is copied or converted; the op needs these four t
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from rdkernels.backends.eager import rotate
+from rdkernels.backends.eager.attention import rotate
 from rdkernels.ops import recurrent_attention
 
 BLOCKS, BLOCK_SIZE, HEADS, KV_HEADS, HEAD_DIM = 32, 16, 8, 2, 64

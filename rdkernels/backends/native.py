@@ -1,23 +1,24 @@
 """Loads the compiled extension ``rdkernels._C`` and says why it could not.
 
 Loading registers the native kernels with the ops' dispatch keys ``CPU`` and ``CUDA``; which ops
-have one is read from torch's dispatcher, not from a list. Importing this module never fails and
-never initialises CUDA.
+have one is asked of torch's dispatcher when they are defined, not read from a list. Importing this
+module never fails and never initialises CUDA.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+import re
 from functools import cache
 from typing import Any
 
 import torch
 
+from rdkernels.dtypes import KERNEL_FLOAT_NAMES, KERNEL_FLOATS, name_of
 from rdkernels.errors import ArgumentError
+from rdkernels.registry import OPS, Serving, runs_a_kernel
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _EXTENSION = "rdkernels._C"
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -37,19 +38,14 @@ def _load() -> tuple[Any, str | None]:
 _extension, _error = _load()
 
 
-def _registered(key: str) -> frozenset[str]:
-    """Names of our ops that have a kernel for a dispatch key now, before Python adds any."""
-    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
-    ours = (name.split("::", 1)[1] for name in names if name.startswith("rdkernels::"))
-    return frozenset(ours)
-
-
-_KERNELS = {device: _registered(key) for device, key in _KEYS.items()}
-
-
 def has_kernel(op: str, device: str) -> bool:
     """Whether ``torch.ops.rdkernels.<op>`` runs a native kernel on a device type, not eager."""
-    return op in _KERNELS.get(device, ())
+    return runs_a_kernel(op, device)
+
+
+def only_by_name(device: str) -> bool:
+    """False: native kernels serve first wherever there are any."""
+    return False
 
 
 def load_error() -> str | None:
@@ -76,39 +72,37 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
         return f"no native kernels for device type {device!r}"
     if device == "cuda" and (why := _cuda_reason()):
         return why
-    if op not in _KERNELS[device]:
+    if not has_kernel(op, device):
         return f"{op} has no native {_KEYS[device]} kernel"
-    if dtype not in DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        return f"native kernels compute float32, bfloat16 and float16, not {name}"
+    if dtype not in KERNEL_FLOATS:
+        return f"native kernels compute {KERNEL_FLOAT_NAMES}, not {name_of(dtype)}"
     return None
 
 
-def function(op: str) -> Callable[..., Any]:
-    """The native kernel of ``op`` with the schema's positional arguments."""
-    return _with_argument_errors(getattr(torch.ops.rdkernels, op).default)
+def function(op: str) -> Serving:
+    """The native kernel of ``op``, raising what the eager provider would have raised."""
+    operator = OPS[op].operator
 
-
-def out_function(op: str) -> Callable[..., None]:
-    """The native kernel of ``op`` that writes into the schema's outputs, given by name."""
-    return _with_argument_errors(getattr(torch.ops.rdkernels, op).out)
-
-
-def _with_argument_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """``kernel``, raising what the eager provider would have raised.
-
-    The C++ argument checks raise ``ValueError("op: argument: expected ..., got ...")``.
-    """
-
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, out: tuple[torch.Tensor, ...] | None = None) -> Any:
         try:
-            return kernel(*args, **kwargs)
+            return operator(*args, out=out)
         except ValueError as error:
-            where, argument, problem = str(error).split(": ", 2)
-            expected, got = problem.removeprefix("expected ").rsplit(", got ", 1)
-            raise ArgumentError(where, argument, expected, got) from None
+            refused = _argument_error(str(error))
+            if refused is None:
+                raise
+            raise refused from None
 
     return call
+
+
+# What the C++ checks of arguments say.
+_REFUSAL = re.compile(r"(\w+): ([^:]+): expected (.*), got (.*)", re.DOTALL)
+
+
+def _argument_error(message: str) -> ArgumentError | None:
+    """The error that ``message`` of a native kernel stands for; None if it has another form."""
+    found = _REFUSAL.fullmatch(message)
+    return ArgumentError(*found.groups()) if found else None
 
 
 @cache

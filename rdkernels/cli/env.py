@@ -10,8 +10,6 @@ from rich.console import Console
 
 from rdkernels.cli.options import Json, UsageError
 
-_OP_DTYPES = ("float32", "bfloat16", "float16", "float64")
-
 
 def env(
     ops: Annotated[
@@ -24,15 +22,13 @@ def env(
     as_json: Json = False,
 ) -> None:
     """Versions, GPUs, and which providers can serve here or why they cannot."""
-    import torch
-
-    from rdkernels import diagnostics
+    from rdkernels import diagnostics, dtypes
     from rdkernels.cli.ui.terminal import environment_view, ops_view
 
-    dtypes = {name: getattr(torch, name) for name in _OP_DTYPES}
-    if dtype not in dtypes:
-        raise UsageError(f"unknown dtype {dtype!r}: expected one of {', '.join(dtypes)}")
-    found = diagnostics.report(device, dtypes[dtype])
+    if dtype not in dtypes.BY_NAME:
+        known = ", ".join(dtypes.BY_NAME)
+        raise UsageError(f"unknown dtype {dtype!r}: expected one of {known}")
+    found = diagnostics.report(device, dtypes.BY_NAME[dtype])
     if as_json:
         print(json.dumps(found.to_json()))
     else:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from rdkernels import dtypes
 from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.models.blocks import Block
 from rdkernels.models.config import ModelConfig
@@ -26,14 +27,8 @@ from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.models.weights import Weights
-from rdkernels.ops._registry import BACKENDS
+from rdkernels.registry import BACKENDS
 
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 _PARTS = {"prelude": "prelude", "core": "core_block", "coda": "coda"}
 _BLOCK_NAMES = {
@@ -112,9 +107,11 @@ def load_model(
         raise CheckpointError(f"{path}: no such model folder (and not a demo model: {names})")
     config = ModelConfig.from_file(folder / "config.json")
     if isinstance(dtype, str):
-        dtype = _DTYPES.get(dtype, dtype)
-    if dtype is not None and dtype not in _DTYPES.values():
-        raise ArgumentError("load_model", "dtype", f"one of {', '.join(_DTYPES)}", repr(dtype))
+        dtype = dtypes.BY_NAME.get(dtype, dtype)
+    if dtype is not None and dtype not in dtypes.BY_NAME.values():
+        raise ArgumentError(
+            "load_model", "dtype", f"one of {', '.join(dtypes.BY_NAME)}", repr(dtype)
+        )
     if backend is not None and backend not in BACKENDS:
         expected = f"one of {', '.join(BACKENDS)}"
         raise ArgumentError("load_model", "backend", expected, repr(backend))
@@ -192,8 +189,8 @@ class _Source:
     def read(self, name: str, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
         tensor = self.handles[name].get_tensor(name)
         where = f"{self.folder}: tensor {name}"
-        if tensor.dtype not in _DTYPES.values():
-            expected = ", ".join(_DTYPES)
+        if tensor.dtype not in dtypes.BY_NAME.values():
+            expected = ", ".join(dtypes.BY_NAME)
             raise CheckpointError(f"{where}: expected one of {expected}, got {tensor.dtype}")
         # One pass without a temporary: NaN comes through as both bounds.
         low, high = (float(bound) for bound in tensor.aminmax())

@@ -21,9 +21,6 @@ from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.models.weights import Weights, tensors_of
 from rdkernels.wavefront import Wavefront
 
-# Native kernels of the CPU only, for few rows.
-ONE_CALL = ("row_linear", "transformer_blocks", "core_iterations")
-
 
 class RecurrentDepthModel:
     """A Huginn-family model: ``embed -> iterate (r times) -> decode`` over packed rows ``[N, D]``.
@@ -52,7 +49,8 @@ class RecurrentDepthModel:
         precise = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._embed_scale = torch.tensor(config.embed_scale, dtype=precise)
         self.inference_ops = ops.bind(torch.empty(0, dtype=self.dtype, device=self.device), backend)
-        self._one_call = frozenset(name for name in ONE_CALL if self._is_native_on_cpu(name))
+        cpu_only = (name for name, op in ops.OPS.items() if op.cpu_only is not None)
+        self._one_call = frozenset(name for name in cpu_only if self._is_native_on_cpu(name))
         self._few_rows = few_rows(config.hidden_size, self.dtype, weights.quantized)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
@@ -179,7 +177,7 @@ class RecurrentDepthModel:
             hidden = op.rms_norm(state, norm, eps)
         else:
             hidden = out
-            op.rms_norm_out(state, norm, eps, out=(hidden,))
+            op.rms_norm(state, norm, eps, out=(hidden,))
         return self._blocks(self._coda, hidden, cache.coda, rows, norm, out=out)
 
     def head(
@@ -198,7 +196,7 @@ class RecurrentDepthModel:
         if native is None:
             logits = self._linear(normed)(normed, weight)
         else:
-            native.row_linear_out(normed, *values_and_scale(weight), out=(logits,))
+            native.row_linear(normed, *values_and_scale(weight), out=(logits,))
         if out is None:
             return logits.float()
         return out if logits is out else out.copy_(logits)
@@ -241,7 +239,7 @@ class RecurrentDepthModel:
             arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
             if out is None:
                 return native.transformer_blocks(*arguments, last_norm)
-            native.transformer_blocks_out(*arguments, last_norm, out=(out,))
+            native.transformer_blocks(*arguments, last_norm, out=(out,))
             return out
         op, linear = self._ops(hidden), self._linear(hidden)
         result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)

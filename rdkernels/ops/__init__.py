@@ -1,12 +1,10 @@
 """The ops of rdkernels: one name each, everywhere.
 
 Every op is a function here, a torch operator ``torch.ops.rdkernels.<name>`` (with an ``out``
-overload), an eager definition in ``rdkernels/backends/eager.py`` and kernels of the same name in
+overload), an eager definition in ``rdkernels/backends/eager/`` and kernels of the same name in
 ``csrc/``.
 """
 
-from rdkernels.ops._registry import BACKENDS, OPS, Bound, bind, reasons
-from rdkernels.ops._report import OpReport, report
 from rdkernels.ops.advance_wavefront import advance_wavefront
 from rdkernels.ops.carry_rows import carry_rows
 from rdkernels.ops.core_iterations import core_iterations
@@ -20,13 +18,13 @@ from rdkernels.ops.sample_tokens import sample_tokens
 from rdkernels.ops.swiglu import swiglu
 from rdkernels.ops.transformer_blocks import BLOCK_TENSORS, transformer_blocks
 from rdkernels.ops.truncated_normal import truncated_normal
+from rdkernels.registry import BACKENDS, OPS, Bound, bind, reasons
 
 __all__ = [
     "BACKENDS",
     "BLOCK_TENSORS",
     "OPS",
     "Bound",
-    "OpReport",
     "advance_wavefront",
     "bind",
     "carry_rows",
@@ -35,7 +33,6 @@ __all__ = [
     "inject_state",
     "reasons",
     "recurrent_attention",
-    "report",
     "residual_norm",
     "rms_norm",
     "row_linear",

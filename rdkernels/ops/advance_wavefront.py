@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import define, expect, expect_tensor
+from rdkernels.backends.eager import wavefront
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 _OP = "advance_wavefront"
 Advanced = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -26,7 +27,6 @@ def _check(
     stop_tokens: torch.Tensor,
     headway: int,
     max_wavefront: int,
-    restart: bool,
 ) -> None:
     expect_tensor(_OP, "tokens", tokens, (None, None), torch.int64)
     batch = tokens.size(0)
@@ -64,55 +64,20 @@ def _check_outputs(
     expect_tensor(_OP, "row_keys", row_keys, (capacity, 3), torch.int32, like=tokens)
 
 
-def _eager(
-    tokens: torch.Tensor,
-    start: torch.Tensor,
-    done: torch.Tensor,
-    committed_depth: torch.Tensor,
-    sampled: torch.Tensor,
-    settled: torch.Tensor,
-    depth: torch.Tensor,
-    cu_rows: torch.Tensor,
-    limit: torch.Tensor,
-    known: torch.Tensor,
-    sequence_ids: torch.Tensor,
-    stop_tokens: torch.Tensor,
-    headway: int,
-    max_wavefront: int,
-    restart: bool,
-) -> Advanced:
-    sequences = (tokens, start, done, committed_depth)
-    rows = (sampled, settled, depth, cu_rows)
-    limits = (limit, known, sequence_ids, stop_tokens, headway, max_wavefront, restart)
-    _check(*sequences, *rows, *limits)
-    return eager.advance_wavefront(*sequences, *rows, *limits)
-
-
-def _eager_out(*arguments: torch.Tensor | int, **outputs: torch.Tensor) -> None:
-    _check(*arguments)
-    _check_outputs(arguments[0], **outputs)
-    capacity = outputs["source_row"].size(0)
-    results = eager.advance_wavefront(*arguments, capacity)
-    for output, result in zip(outputs.values(), results, strict=True):
-        output.copy_(result)
+def _write(results: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]) -> None:
+    """The rows that there is room for; past the last that exists, rows as the op pads them."""
+    for result, output in zip(results, outputs, strict=True):
+        count = min(len(result), len(output))
+        output[:count] = result[:count]
+    _, source_row, _, row_tokens, row_keys = outputs
+    there = len(results[1])
+    source_row[there:] = -1
+    row_tokens[there:] = 0
+    row_keys[there:] = 0
 
 
 def _fake(
-    tokens: torch.Tensor,
-    start: torch.Tensor,
-    done: torch.Tensor,
-    committed_depth: torch.Tensor,
-    sampled: torch.Tensor,
-    settled: torch.Tensor,
-    depth: torch.Tensor,
-    cu_rows: torch.Tensor,
-    limit: torch.Tensor,
-    known: torch.Tensor,
-    sequence_ids: torch.Tensor,
-    stop_tokens: torch.Tensor,
-    headway: int,
-    max_wavefront: int,
-    restart: bool,
+    start: torch.Tensor, sampled: torch.Tensor, cu_rows: torch.Tensor, headway: int
 ) -> Advanced:
     batch = start.size(0)
     rows = sampled.size(0) + batch * headway
@@ -122,16 +87,15 @@ def _fake(
 
 
 OP = define(
-    "advance_wavefront(Tensor(t!) tokens, Tensor(s!) start, Tensor(d!) done, "
-    "Tensor(c!) committed_depth, Tensor sampled, Tensor settled, Tensor depth, Tensor cu_rows, "
-    "Tensor limit, Tensor known, Tensor sequence_ids, Tensor stop_tokens, int headway, "
-    "int max_wavefront, bool restart) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    eager=_eager,
-    fake=_fake,
+    wavefront.advance_wavefront,
     check=_check,
-    out="Tensor(a!) next_cu_rows, Tensor(b!) source_row, Tensor(e!) committed, "
-    "Tensor(f!) row_tokens, Tensor(g!) row_keys",
-    eager_out=_eager_out,
+    fake=_fake,
+    mutates=("tokens", "start", "done", "committed_depth"),
+    out=("next_cu_rows", "source_row", "committed", "row_tokens", "row_keys"),
+    check_out=_check_outputs,
+    write=_write,
+    computes_in=torch.float32,  # a dtype that all kernels have
+    reads_back=True,
 )
 
 
@@ -213,5 +177,5 @@ def advance_wavefront(
     sequences = (tokens, start, done, committed_depth)
     rows = (sampled, settled, depth, cu_rows)
     limits = (limit, known, sequence_ids, stop_tokens, headway, max_wavefront, restart)
-    function = OP.provider(tokens, backend, dtype=torch.float32)  # any that kernels have
+    function = OP.provider(tokens, backend)
     return function(*sequences, *rows, *limits)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import state as state_ops
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -26,36 +28,14 @@ def _check(
     expect(0.0 <= std < float("inf"), op, "std", "a finite deviation >= 0", std)
 
 
-def _eager(
-    state: torch.Tensor,
-    embed: torch.Tensor,
-    source_row: torch.Tensor,
-    row_keys: torch.Tensor,
-    cu_rows: torch.Tensor,
-    seed: int,
-    std: float,
-    continuous: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    tensors = (state, embed, source_row, row_keys, cu_rows)
-    _check(*tensors, std)
-    return eager.carry_rows(*tensors, seed, std, continuous)
-
-
 def _fake(
-    state: torch.Tensor, embed: torch.Tensor, source_row: torch.Tensor, *_: object
+    state: torch.Tensor, embed: torch.Tensor, source_row: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (source_row.size(0), state.size(1))
     return state.new_empty(shape), embed.new_empty(shape)
 
 
-OP = define(
-    "carry_rows(Tensor state, Tensor embed, Tensor source_row, Tensor row_keys, Tensor cu_rows, "
-    "int seed, float std, bool continuous) -> (Tensor, Tensor)",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) next_state, Tensor(b!) next_embed",
-)
+OP = define(state_ops.carry_rows, check=_check, fake=_fake, out=("next_state", "next_embed"))
 
 
 def carry_rows(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager_blocks
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import blocks
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
 from rdkernels.ops.row_linear import check_scale, weight_dtype
 from rdkernels.ops.transformer_blocks import Tensors, check_blocks, default_scale
+from rdkernels.registry import define
 
 
-def _eager(
+def _check(
     adapter_input: torch.Tensor,
     adapter: torch.Tensor,
     adapter_scale: torch.Tensor | None,
@@ -23,11 +25,8 @@ def _eager(
     start: torch.Tensor,
     active: torch.Tensor | None,
     iterations: int,
-    eps: float,
-    scale: float,
-    interleaved: bool,
 ) -> None:
-    op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start, active)
+    op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start)
     expect_tensor(op, "adapter_input", adapter_input, (None, None), FLOATS)
     dtype = weight_dtype(adapter, adapter_input)
     expect_tensor(op, "adapter", adapter, (None, None), dtype, like=adapter_input)
@@ -36,24 +35,20 @@ def _eager(
     expect_tensor(op, "adapter_input", adapter_input, (None, 2 * width), adapter_input.dtype)
     check_scale(op, "adapter_scale", adapter_scale, adapter)
     expect(iterations >= 0, op, "iterations", "at least 0", iterations)
-    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows)
-    blocks = (weights, key_caches, value_caches)
-    eager_blocks.core_iterations(
-        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
-    )
+    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows, active)
 
 
-def _fake(*_: object) -> None:
+def _fake() -> None:
     return None
 
 
 OP = define(
-    "core_iterations(Tensor(a!) adapter_input, Tensor adapter, Tensor? adapter_scale, "
-    "Tensor[] weights, Tensor(k!)[] key_caches, Tensor(v!)[] value_caches, Tensor cos_sin, "
-    "Tensor page_table, Tensor cu_rows, Tensor start, Tensor? active, int iterations, float eps, "
-    "float scale, bool interleaved) -> ()",
-    eager=_eager,
+    blocks.core_iterations,
+    check=_check,
     fake=_fake,
+    mutates=("adapter_input", "key_caches", "value_caches"),
+    cpu_only="the ops that it is made of serve",
+    composed=True,
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import state as state_ops
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -22,35 +24,21 @@ def _check(
     expect_tensor(op, "depth", depth, shape[:1], torch.int32, like=state)
     if active is not None:
         expect_tensor(op, "active", active, shape[:1], torch.bool, like=state)
-    known = criterion in eager.CRITERIA
-    expect(known, op, "criterion", f"one of {eager.CRITERIA}", repr(criterion))
+    known = criterion in state_ops.CRITERIA
+    expect(known, op, "criterion", f"one of {state_ops.CRITERIA}", repr(criterion))
 
 
-def _eager(
-    state: torch.Tensor,
-    previous_state: torch.Tensor,
-    depth: torch.Tensor,
-    active: torch.Tensor | None,
-    iterations: int,
-    threshold: float,
-    criterion: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(state, previous_state, depth, active, criterion)
-    return eager.exit_update(state, previous_state, depth, active, iterations, threshold, criterion)
-
-
-def _fake(state: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+def _fake(state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     rows = state.size(0)
     return state.new_empty(rows, dtype=torch.float32), state.new_empty(rows, dtype=torch.bool)
 
 
 OP = define(
-    "exit_update(Tensor state, Tensor previous_state, Tensor(d!) depth, Tensor? active, "
-    "int iterations, float threshold, str criterion) -> (Tensor, Tensor)",
-    eager=_eager,
-    fake=_fake,
+    state_ops.exit_update,
     check=_check,
-    out="Tensor(a!) delta, Tensor(b!) converged",
+    fake=_fake,
+    mutates=("depth",),
+    out=("delta", "converged"),
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import state as state_ops
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -33,38 +35,11 @@ def _check(
         expect_tensor(op, "row_keys", row_keys, (rows, 3), torch.int32, like=state)
 
 
-def _eager(
-    state: torch.Tensor,
-    embed: torch.Tensor,
-    previous_embed: torch.Tensor | None,
-    depth: torch.Tensor | None,
-    momentum: float,
-    noise_weight: torch.Tensor | None,
-    row_keys: torch.Tensor | None,
-    seed: int,
-    noise_std: float,
-    variance_preserving: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(state, embed, previous_embed, depth, momentum, noise_weight, row_keys)
-    noise = (noise_weight, row_keys, seed, noise_std, variance_preserving)
-    return eager.inject_state(state, embed, previous_embed, depth, momentum, *noise)
-
-
-def _fake(
-    state: torch.Tensor, embed: torch.Tensor, *_: object
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _fake(state: torch.Tensor, embed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return state.new_empty(state.size(0), 2 * state.size(1)), embed.new_empty(embed.shape)
 
 
-OP = define(
-    "inject_state(Tensor state, Tensor embed, Tensor? previous_embed, Tensor? depth, "
-    "float momentum, Tensor? noise_weight, Tensor? row_keys, int seed, float noise_std, "
-    "bool variance_preserving) -> (Tensor, Tensor)",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) adapter_input, Tensor(b!) mixed_embed",
-)
+OP = define(state_ops.inject_state, check=_check, fake=_fake, out=("adapter_input", "mixed_embed"))
 
 
 def inject_state(

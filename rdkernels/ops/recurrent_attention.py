@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
-
-_SCHEMA = (
-    "recurrent_attention(Tensor qkv, Tensor? qk_bias, Tensor cos_sin, Tensor(k!) key_cache, "
-    "Tensor(v!) value_cache, Tensor page_table, Tensor cu_rows, Tensor start, Tensor? active, "
-    "float scale, bool interleaved) -> Tensor"
-)
+from rdkernels.backends.eager import attention
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import describe, expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -47,37 +43,18 @@ def _check(
         expect_tensor(op, "active", active, (qkv.size(0),), torch.bool, like=qkv)
 
 
-def _eager(
-    qkv: torch.Tensor,
-    qk_bias: torch.Tensor | None,
-    cos_sin: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    page_table: torch.Tensor,
-    cu_rows: torch.Tensor,
-    start: torch.Tensor,
-    active: torch.Tensor | None,
-    scale: float,
-    interleaved: bool,
-) -> torch.Tensor:
-    layout = (page_table, cu_rows, start, active)
-    _check(qkv, qk_bias, cos_sin, key_cache, value_cache, *layout)
-    return eager.recurrent_attention(
-        qkv, qk_bias, cos_sin, key_cache, value_cache, *layout, scale, interleaved
-    )
-
-
-def _fake(
-    qkv: torch.Tensor,
-    qk_bias: torch.Tensor | None,
-    cos_sin: torch.Tensor,
-    key_cache: torch.Tensor,
-    *_: object,
-) -> torch.Tensor:
+def _fake(qkv: torch.Tensor, key_cache: torch.Tensor) -> torch.Tensor:
     return qkv.new_empty(qkv.size(0), qkv.size(1) - 2 * key_cache.size(2) * key_cache.size(3))
 
 
-OP = define(_SCHEMA, check=_check, eager=_eager, fake=_fake, out="Tensor(a!) out")
+OP = define(
+    attention.recurrent_attention,
+    check=_check,
+    fake=_fake,
+    mutates=("key_cache", "value_cache"),
+    out=("out",),
+    reads_back=True,
+)
 
 
 def recurrent_attention(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import norms
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -21,45 +23,21 @@ def _check(
     for name, weight in (("post_weight", post_weight), ("pre_weight", pre_weight)):
         if weight is not None:
             expect_tensor(op, name, weight, (residual.size(1),), residual.dtype, like=residual)
-    expect(style in eager.NORM_STYLES, op, "style", f"one of {eager.NORM_STYLES}", repr(style))
+    expect(style in norms.NORM_STYLES, op, "style", f"one of {norms.NORM_STYLES}", repr(style))
     needs_post = style != "llama"
     expected = f"a weight for style {style!r}" if needs_post else "None for style 'llama'"
     got = "None" if post_weight is None else "a weight"
     expect((post_weight is not None) == needs_post, op, "post_weight", expected, got)
 
 
-def _eager(
-    delta: torch.Tensor,
-    residual: torch.Tensor,
-    post_weight: torch.Tensor | None,
-    pre_weight: torch.Tensor | None,
-    eps: float,
-    style: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(delta, residual, post_weight, pre_weight, style)
-    return eager.residual_norm(delta, residual, post_weight, pre_weight, eps, style)
-
-
 def _fake(
-    delta: torch.Tensor,
-    residual: torch.Tensor,
-    post_weight: torch.Tensor | None,
-    pre_weight: torch.Tensor | None,
-    eps: float,
-    style: str,
+    residual: torch.Tensor, pre_weight: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     hidden = residual.new_empty(residual.shape)
     return hidden, residual.new_empty(residual.shape if pre_weight is not None else 0)
 
 
-OP = define(
-    "residual_norm(Tensor delta, Tensor residual, Tensor? post_weight, Tensor? pre_weight, "
-    "float eps, str style) -> (Tensor, Tensor)",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) hidden, Tensor(b!) normed",
-)
+OP = define(norms.residual_norm, check=_check, fake=_fake, out=("hidden", "normed"))
 
 
 def residual_norm(

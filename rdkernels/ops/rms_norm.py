@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect_tensor
+from rdkernels.backends.eager import norms
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect_tensor
+from rdkernels.registry import define
 
 
-def _check(x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+def _check(x: torch.Tensor, weight: torch.Tensor) -> None:
     expect_tensor("rms_norm", "x", x, (None, None), FLOATS)
     expect_tensor("rms_norm", "weight", weight, (x.size(1),), x.dtype, like=x)
 
 
-def _eager(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    _check(x, weight, eps)
-    return eager.rms_norm(x, weight, eps)
-
-
-def _fake(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def _fake(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.shape)
 
 
-OP = define(
-    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) out",
-)
+OP = define(norms.rms_norm, check=_check, fake=_fake, out=("out",))
 
 
 def rms_norm(

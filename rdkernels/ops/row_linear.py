@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+from rdkernels.backends.eager import norms
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import describe, expect, expect_tensor
+from rdkernels.registry import define
 
 
 def weight_dtype(weight: torch.Tensor, x: torch.Tensor) -> torch.dtype:
@@ -30,23 +32,12 @@ def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) ->
     check_scale("row_linear", "scale", scale, weight)
 
 
-def _eager(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None
-) -> torch.Tensor:
-    _check(x, weight, scale)
-    return eager.row_linear(x, weight, scale)
-
-
-def _fake(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+def _fake(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.size(0), weight.size(0))
 
 
 OP = define(
-    "row_linear(Tensor x, Tensor weight, Tensor? scale=None) -> Tensor",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) out",
+    norms.row_linear, check=_check, fake=_fake, out=("out",), cpu_only="torch's GEMM serves"
 )
 
 

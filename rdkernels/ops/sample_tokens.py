@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import sampling
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(
@@ -29,31 +31,11 @@ def _check(
         expect_tensor(op, "row_keys", row_keys, (logits.size(0), 3), torch.int32, like=logits)
 
 
-def _eager(
-    logits: torch.Tensor,
-    row_keys: torch.Tensor | None,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    seed: int,
-) -> torch.Tensor:
-    _check(logits, row_keys, temperature, top_k, top_p, min_p)
-    return eager.sample_tokens(logits, row_keys, temperature, top_k, top_p, min_p, seed)
-
-
-def _fake(logits: torch.Tensor, *_: object) -> torch.Tensor:
+def _fake(logits: torch.Tensor) -> torch.Tensor:
     return logits.new_empty(logits.size(0), dtype=torch.int64)
 
 
-OP = define(
-    "sample_tokens(Tensor logits, Tensor? row_keys, float temperature, int top_k, float top_p, "
-    "float min_p, int seed) -> Tensor",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) out",
-)
+OP = define(sampling.sample_tokens, check=_check, fake=_fake, out=("out",))
 
 
 def sample_tokens(

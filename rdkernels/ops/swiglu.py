@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends.eager import norms
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(x: torch.Tensor) -> None:
@@ -13,18 +15,11 @@ def _check(x: torch.Tensor) -> None:
     expect(x.size(1) % 2 == 0, "swiglu", "x", "an even second size (gate | up)", list(x.shape))
 
 
-def _eager(x: torch.Tensor) -> torch.Tensor:
-    _check(x)
-    return eager.swiglu(x)
-
-
 def _fake(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty(x.size(0), x.size(1) // 2)
 
 
-OP = define(
-    "swiglu(Tensor x) -> Tensor", check=_check, eager=_eager, fake=_fake, out="Tensor(a!) out"
-)
+OP = define(norms.swiglu, check=_check, fake=_fake, out=("out",))
 
 
 def swiglu(x: torch.Tensor, *, backend: str | None = None) -> torch.Tensor:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rdkernels.backends import eager_blocks
-from rdkernels.ops._registry import FLOATS, define, describe, expect, expect_tensor
+from rdkernels.backends.eager import blocks
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import describe, expect, expect_tensor
 from rdkernels.ops.row_linear import weight_dtype
+from rdkernels.registry import define
 
-BLOCK_TENSORS = eager_blocks.BLOCK_TENSORS
+BLOCK_TENSORS = blocks.BLOCK_TENSORS
 
 Tensors = Sequence[torch.Tensor]
 
@@ -22,9 +24,10 @@ def check_blocks(
     weights: Tensors,
     key_caches: Tensors,
     value_caches: Tensors,
-    rows: tuple[torch.Tensor | None, ...],
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    active: torch.Tensor | None,
 ) -> None:
-    """The arguments that this op shares with ``core_iterations``; ``rows``: cos_sin to active."""
+    """The arguments that this op shares with ``core_iterations``; ``rows``: cos_sin to start."""
     per_block = len(BLOCK_TENSORS)
     count, rest = divmod(len(weights), per_block)
     expected = f"{per_block} tensors for each of at least one block"
@@ -36,7 +39,7 @@ def check_blocks(
     for i, (key, value) in enumerate(zip(key_caches, value_caches, strict=True)):
         block = tuple(weights[i * per_block : (i + 1) * per_block])
         sizes = _check_block(op, like, width, i, block, key, value, sizes)
-    cos_sin, page_table, cu_rows, start, active = rows
+    cos_sin, page_table, cu_rows, start = rows
     expect_tensor(op, "cos_sin", cos_sin, (None, key_caches[0].size(3)), torch.float32, like=like)
     expect_tensor(op, "start", start, (None,), torch.int32, like=like)
     expect_tensor(op, "cu_rows", cu_rows, (start.size(0) + 1,), torch.int32, like=like)
@@ -113,7 +116,7 @@ def _sizes(
     return heads, mlp_fc.size(0) // 2, tuple(key.shape)
 
 
-def _eager(
+def _check(
     hidden: torch.Tensor,
     weights: Tensors,
     key_caches: Tensors,
@@ -123,33 +126,28 @@ def _eager(
     cu_rows: torch.Tensor,
     start: torch.Tensor,
     active: torch.Tensor | None,
-    eps: float,
-    scale: float,
-    interleaved: bool,
     last_norm: torch.Tensor | None,
-) -> torch.Tensor:
-    op, rows = "transformer_blocks", (cos_sin, page_table, cu_rows, start, active)
+) -> None:
+    op, rows = "transformer_blocks", (cos_sin, page_table, cu_rows, start)
     expect_tensor(op, "hidden", hidden, (None, None), FLOATS)
     width = hidden.size(1)
-    check_blocks(op, hidden, width, weights, key_caches, value_caches, rows)
+    check_blocks(op, hidden, width, weights, key_caches, value_caches, rows, active)
     if last_norm is not None:
         expect_tensor(op, "last_norm", last_norm, (width,), hidden.dtype, like=hidden)
-    return eager_blocks.transformer_blocks(
-        hidden, weights, key_caches, value_caches, *rows, eps, scale, interleaved, last_norm
-    )
 
 
-def _fake(hidden: torch.Tensor, *_: object) -> torch.Tensor:
+def _fake(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.new_empty(hidden.shape)
 
 
 OP = define(
-    "transformer_blocks(Tensor hidden, Tensor[] weights, Tensor(k!)[] key_caches, "
-    "Tensor(v!)[] value_caches, Tensor cos_sin, Tensor page_table, Tensor cu_rows, Tensor start, "
-    "Tensor? active, float eps, float scale, bool interleaved, Tensor? last_norm) -> Tensor",
-    eager=_eager,
+    blocks.transformer_blocks,
+    check=_check,
     fake=_fake,
-    out="Tensor(a!) out",
+    mutates=("key_caches", "value_caches"),
+    out=("out",),
+    cpu_only="the ops that it is made of serve",
+    composed=True,
 )
 
 

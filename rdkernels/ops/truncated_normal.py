@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from rdkernels.backends import eager, philox
-from rdkernels.ops._registry import FLOATS, define, expect, expect_tensor
+from rdkernels.backends import philox
+from rdkernels.backends.eager import state as state_ops
+from rdkernels.dtypes import FLOATS
+from rdkernels.ops.checks import expect, expect_tensor
+from rdkernels.registry import define
 
 
 def _check(row_keys: torch.Tensor, width: int, std: float, dtype: torch.dtype) -> None:
@@ -16,27 +19,11 @@ def _check(row_keys: torch.Tensor, width: int, std: float, dtype: torch.dtype) -
     expect(dtype in FLOATS, op, "dtype", "a floating dtype", dtype)
 
 
-def _eager(
-    row_keys: torch.Tensor, width: int, std: float, seed: int, stream: int, dtype: torch.dtype
-) -> torch.Tensor:
-    _check(row_keys, width, std, dtype)
-    return eager.truncated_normal(row_keys, width, std, seed, stream, dtype)
-
-
-def _fake(
-    row_keys: torch.Tensor, width: int, std: float, seed: int, stream: int, dtype: torch.dtype
-) -> torch.Tensor:
+def _fake(row_keys: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Tensor:
     return row_keys.new_empty(row_keys.size(0), width, dtype=dtype)
 
 
-OP = define(
-    "truncated_normal(Tensor row_keys, int width, float std, int seed, int stream, "
-    "ScalarType dtype) -> Tensor",
-    eager=_eager,
-    fake=_fake,
-    check=_check,
-    out="Tensor(a!) out",
-)
+OP = define(state_ops.truncated_normal, check=_check, fake=_fake, out=("out",))
 
 
 def truncated_normal(

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import torch
 
+from rdkernels import ops
 from rdkernels.errors import ArgumentError, is_whole
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.runtime.step import OuterStepProgram
@@ -19,7 +20,6 @@ from rdkernels.samplers.schedule import Phase
 
 # Half as much again per step: padding costs at most a third of the rows, and graphs stay few.
 DEFAULT_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-READ_BACK_BY_EAGER = ("recurrent_attention", "advance_wavefront")
 
 
 def bucket_of(rows: int, buckets: tuple[int, ...]) -> int:
@@ -45,7 +45,8 @@ def checked_buckets(where: str, buckets: Sequence[int]) -> tuple[int, ...]:
 
 def reads_back(model: RecurrentDepthModel) -> bool:
     """Whether outer steps take values to the host: the eager definitions of some ops do."""
-    return any(model.inference_ops.chosen(op) == "eager" for op in READ_BACK_BY_EAGER)
+    reading = (name for name, op in ops.OPS.items() if op.reads_back)
+    return any(model.inference_ops.chosen(name) == "eager" for name in reading)
 
 
 def can_capture(model: RecurrentDepthModel) -> bool:

@@ -98,7 +98,6 @@ class OuterStepProgram:
         self.may_look = self.model.device.type == "cpu"
         model, cache = self.model, self.cache
         self._ops = model.inference_ops
-        self._any_float_ops = ops.bind(torch.empty(0, device=model.device), model.backend)
         # Tables, bounds and starts stay where they are: so do the rows' places on them.
         at = (self.sequences.cu_rows, self.sequences.start, None)
         self._outer = Rows(cache.page_table(), *at)
@@ -136,7 +135,7 @@ class OuterStepProgram:
         """Rows of the last step to their places in this one, and initial states for fresh ones."""
         policy, width = self.policy, self.model.config.hidden_size
         last = self.buffers.whole
-        self._ops.carry_rows_out(
+        self._ops.carry_rows(
             last.state,
             last.adapter_input[:, width:],
             rows.source_row,
@@ -159,7 +158,7 @@ class OuterStepProgram:
         policy = self.policy
         schedule = policy.noise
         noise = None if schedule is None else schedule.weight(rows.depth)
-        self._ops.inject_state_out(
+        self._ops.inject_state(
             rows.previous_state,
             rows.embed,
             rows.previous_embed if policy.momentum > 0.0 else None,
@@ -278,7 +277,7 @@ class OuterStepProgram:
     def _measure(self, rows: RowTensors) -> None:
         criterion, threshold = self.policy.criterion, self.policy.exit_threshold
         if criterion.op_criterion is not None:
-            self._ops.exit_update_out(
+            self._ops.exit_update(
                 rows.state,
                 rows.previous_state,
                 rows.depth,
@@ -320,7 +319,7 @@ class OuterStepProgram:
         source_row, token, key = self.buffers.laid_out(num_rows)
         if not self.decoded:
             rows.sampled.zero_()  # nothing is settled, and nobody consumes the prediction
-        self._any_float_ops.advance_wavefront_out(
+        self._ops.advance_wavefront(
             s.tokens,
             s.start,
             s.done,

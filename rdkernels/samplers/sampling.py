@@ -103,7 +103,7 @@ class TokenSampler:
         """A token for each row of ``logits [N, V]``, written to ``out [N]`` int64."""
         s = self.sampling
         keys = row_keys if s.temperature > 0.0 else None
-        self._ops.sample_tokens_out(
+        self._ops.sample_tokens(
             logits, keys, s.temperature, s.top_k, s.top_p, s.min_p, self.seed, out=(out,)
         )
         return out

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cases.attention import make_case
 from rdkernels import ops
-from tests.support.attention_case import make_case, reference
+from tests.support.attention_case import reference
 from tests.support.checking import assert_close_to_reference, assert_same_bits
 
 MORE_THAN_INT32 = 2**31 + 2**20

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases.blocks import LAYOUTS, make_block_case
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.models.quantized import values_and_scale
 from rdkernels.ops import OPS, core_iterations, row_linear
-from tests.support.block_case import LAYOUTS, make_block_case
 from tests.support.checking import NAN, assert_close_to_reference, assert_same_bits
 
 OP = "core_iterations"

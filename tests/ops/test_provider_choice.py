@@ -5,14 +5,13 @@ import re
 import pytest
 import torch
 
-from rdkernels import backends, ops
-from rdkernels.backends import only_by_name
+from cases import CASES, Shape
+from cases.attention import make_case
+from rdkernels import ops
+from rdkernels.diagnostics import report_ops
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.ops import BACKENDS, OPS, _registry, reasons
-from tests.support.attention_case import make_case
-from tests.support.op_samples import SAMPLES, call_public
-
-COMPUTED_IN = {"advance_wavefront": torch.float32}  # its tensors are all integers
+from rdkernels.ops import BACKENDS, OPS, reasons
+from rdkernels.registry import choice, forget_choices, only_by_name
 
 
 def differentiable_calls():
@@ -39,6 +38,12 @@ CALLS = differentiable_calls()
 @pytest.fixture(autouse=True)
 def no_forced_backend(monkeypatch):
     monkeypatch.delenv("RDKERNELS_BACKEND", raising=False)
+
+
+def call_public(op, arguments, **options):
+    """Call the public function of ``op`` with schema arguments, passed by name."""
+    names = [argument.name for argument in OPS[op].default._schema.arguments]
+    return getattr(ops, op)(**dict(zip(names, arguments, strict=True)), **options)
 
 
 def served_by(op, tensor, *arguments):
@@ -91,12 +96,12 @@ def test_first_provider_without_an_objection_serves(op):
 def test_ops_on_integers_are_looked_up_by_what_they_compute(dtype, monkeypatch):
     """Or a kernel would be refused for the int32 of its keys and the int64 of its tokens."""
     asked = []
-    monkeypatch.setattr(_registry, "_select", lambda *key: asked.append(key) or (lambda *_: None))
+    monkeypatch.setattr(choice, "select", lambda *key: asked.append(key) or (lambda *_: None))
     ops.truncated_normal(torch.zeros(1, 3).int(), 4, 1.0, 0, dtype=dtype)
     ops.advance_wavefront(torch.zeros(0, 4).long(), *[None] * 11)
     assert asked == [
-        ("truncated_normal", None, "cpu", dtype, False),
-        ("advance_wavefront", None, "cpu", torch.float32, False),
+        ("truncated_normal", None, "cpu", dtype),
+        ("advance_wavefront", None, "cpu", torch.float32),
     ]
 
 
@@ -136,11 +141,11 @@ def test_environment_variable_forces_a_provider(monkeypatch):
 @pytest.fixture
 def chosen(monkeypatch):
     """The providers whose functions are looked up while nothing is remembered, in order."""
-    names, lookup = [], backends.function
-    monkeypatch.setattr(backends, "function", lambda *key: names.append(key[0]) or lookup(*key))
-    _registry._select.cache_clear()
+    names, lookup = [], choice.function
+    monkeypatch.setattr(choice, "function", lambda *key: names.append(key[0]) or lookup(*key))
+    forget_choices()
     yield names
-    _registry._select.cache_clear()
+    forget_choices()
 
 
 @pytest.mark.parametrize("forced", [None, *BACKENDS])
@@ -148,16 +153,16 @@ def chosen(monkeypatch):
 @pytest.mark.parametrize("op", OPS)
 def test_report_says_what_a_call_does(op, dtype, forced, chosen, monkeypatch):
     """Where it says that a call raises, the call raises just that; nothing else serves instead."""
-    (said,) = ops.report(op, "cpu", dtype, forced)
+    (said,) = report_ops(op, "cpu", dtype, forced)
     assert (said.op, said.device, said.forced) == (op, "cpu", forced)
-    assert said.reasons == reasons(op, "cpu", COMPUTED_IN.get(op, dtype))
+    assert said.reasons == reasons(op, "cpu", OPS[op].looked_up_by(dtype))
     assert (said.chosen is None) == (said.error is not None)
-    sample = SAMPLES[op](3, dtype)[0]
+    sample = next(CASES[op](Shape.small(3, dtype))).arguments
     for by_name in (True, False):  # by argument, then by environment
         if not by_name:
             monkeypatch.setenv("RDKERNELS_BACKEND", forced or "")
         chosen.clear()
-        _registry._select.cache_clear()
+        forget_choices()
         options = {"backend": forced} if by_name else {}
         if said.error is None:
             call_public(op, sample, **options)
@@ -173,34 +178,36 @@ def test_report_says_what_a_call_does(op, dtype, forced, chosen, monkeypatch):
 @pytest.mark.parametrize("op", OPS)
 def test_a_forced_provider_that_cannot_serve_is_not_replaced(op, forced, chosen, monkeypatch):
     """Also eager, which never objects, and native, which serves all of these."""
-    reason = backends.reason
+    reason = choice.reason
 
     def out_of_order(name, *key):
         return f"{name} is out of order" if name == forced else reason(name, *key)
 
-    monkeypatch.setattr(backends, "reason", out_of_order)
-    sample = SAMPLES[op](3, torch.float32)[0]
+    monkeypatch.setattr(choice, "reason", out_of_order)
+    sample = next(CASES[op](Shape.small(3, torch.float32))).arguments
     with pytest.raises(BackendError, match=rf"^{op}: .* {forced}: {forced} is out of order$"):
         call_public(op, sample, backend=forced)
     assert chosen == []
-    if ops.report(op, dtype=torch.float32)[0].chosen is not None:
+    if report_ops(op, dtype=torch.float32)[0].chosen is not None:
         call_public(op, sample)
         assert chosen and chosen != [forced]
 
 
 def test_report_of_every_op():
-    assert [said.op for said in ops.report()] == sorted(OPS)
-    for said in ops.report(device="cuda:1", backend="native"):
+    assert [said.op for said in report_ops()] == sorted(OPS)
+    for said in report_ops(device="cuda:1", backend="native"):
         assert said.device == "cuda" and (said.chosen is None or torch.cuda.is_available())
 
 
 def test_report_of_what_does_not_exist(monkeypatch):
-    with pytest.raises(ArgumentError, match=r"^report: op: expected one of advance_wavefront, "):
-        ops.report("softmax")
-    with pytest.raises(ArgumentError, match=r"^report: device: expected a torch device, got 'gpu'"):
-        ops.report(device="gpu")
+    with pytest.raises(ArgumentError, match=r"^report_ops: op: expected one of advance_wave"):
+        report_ops("softmax")
+    with pytest.raises(
+        ArgumentError, match=r"^report_ops: device: expected a torch device, got 'gpu'"
+    ):
+        report_ops(device="gpu")
     monkeypatch.setenv("RDKERNELS_BACKEND", "cuda")
-    (said,) = ops.report("swiglu")
+    (said,) = report_ops("swiglu")
     assert said.forced == "cuda" and said.chosen is None
     with pytest.raises(ArgumentError, match=re.escape(said.error)):
         ops.swiglu(torch.ones(1, 2))

@@ -1,4 +1,4 @@
-"""``recurrent_attention`` against torch SDPA on contiguous K/V; see ``attention_case``."""
+"""``recurrent_attention`` against torch SDPA on contiguous K/V; see ``cases.attention``."""
 
 import random
 from dataclasses import replace
@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 import torch
 
+from cases.attention import TENSORS, make_case, rotary_table
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import recurrent_attention
-from tests.support.attention_case import TENSORS, check_case, make_case, rotary_table
+from tests.support.attention_case import check_case
 from tests.support.checking import (
     NAN,
     assert_refused,

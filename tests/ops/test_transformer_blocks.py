@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases.blocks import EPS, LAYOUTS, MATRICES, make_block_case
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
 from rdkernels.ops import BLOCK_TENSORS, OPS, transformer_blocks
-from tests.support.block_case import EPS, LAYOUTS, MATRICES, make_block_case
 from tests.support.checking import (
     NAN,
     assert_close_to_reference,
@@ -124,7 +124,7 @@ def test_out_between_other_columns(last_norm, dtype, seed):
     case = build("batch", dtype=dtype)
     want, _ = run(case, "native", last_norm)
     wide = torch.full((15, 2 * 48), NAN, dtype=dtype)
-    native.out_function(OP)(*case.fresh().block_arguments(last_norm), out=wide[:, 48:])
+    native.function(OP)(*case.fresh().block_arguments(last_norm), out=(wide[:, 48:],))
     assert_same_bits(wide[:, 48:], want)
     assert wide[:, :48].isnan().all()
 
@@ -133,7 +133,7 @@ def test_out_between_other_columns(last_norm, dtype, seed):
 def test_out_may_be_the_input(seed):
     case = build("batch")
     want, _ = run(case, "native")
-    native.out_function(OP)(*case.fresh().block_arguments(), out=case.hidden)
+    native.function(OP)(*case.fresh().block_arguments(), out=(case.hidden,))
     assert_same_bits(case.hidden, want)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import attention as eager
 
 from .parameters import parameters
 

@@ -12,13 +12,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 
-from rdkernels import backends
-from rdkernels.ops import OPS, _registry
+from rdkernels.backends import eager
+from rdkernels.ops import OPS
+from rdkernels.registry import Provider, Serving, choice, copying, forget_choices
 from tests.support.checking import as_tuple, poisoned_like
 
 from .attention_case import Case
@@ -29,8 +31,6 @@ from .tensors import DTYPES
 _CRITERIA = {"latent-diff": 0, "cosine": 1}  # RdkCriterion
 _STYLES = {"huginn": 0, "llama": 1, "olmo": 2}  # RdkNormStyle
 _ROW_KERNELS = ("rms_norm", "residual_norm", "swiglu")  # of one module
-# A GEMM, which is torch's on GPUs, and compositions of other ops.
-WITHOUT_CUDA_KERNEL = {"row_linear", "transformer_blocks", "core_iterations"}
 
 Fields = dict[str, Any]
 
@@ -128,28 +128,24 @@ class EmulatedOps:
     def serve(self) -> Iterator[None]:
         """In this block, the provider ``native`` is the emulator."""
 
-        def reason(backend: str, op: str, device: str, dtype: torch.dtype) -> str | None:
-            missing = backend == "native" and op in WITHOUT_CUDA_KERNEL
-            return f"{op} has no CUDA kernel" if missing else None
-
-        def function(backend: str, op: str) -> Callable[..., Any]:
-            return partial(self, op) if backend == "native" else OPS[op].eager
-
-        def out_function(backend: str, op: str) -> Callable[..., None]:
-            return backends.copied_out(function(backend, op))
-
-        patches = {"reason": reason, "function": function, "out_function": out_function}
-        with mock.patch.multiple(backends, **patches):
-            self._forget_choices()
+        with mock.patch.object(choice, "_PROVIDERS", self._providers()):
+            forget_choices()
             try:
                 yield
             finally:
-                self._forget_choices()
+                forget_choices()
 
-    @staticmethod
-    def _forget_choices() -> None:
-        _registry._select.cache_clear()
-        _registry._bind.cache_clear()
+    def _providers(self) -> dict[str, Provider]:
+        """This emulator as the provider ``native``, and eager; nobody else."""
+
+        def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
+            return None if OPS[op].cpu_only is None else f"{op} has no CUDA kernel"
+
+        def function(op: str) -> Serving:
+            return copying(OPS[op], partial(self, op))
+
+        native = SimpleNamespace(reason=reason, only_by_name=eager.only_by_name, function=function)
+        return {"native": native, "triton": eager, "eager": eager}
 
     def _recurrent_attention(self, qkv: torch.Tensor, *rest: Any) -> torch.Tensor:
         case = Case(_rows(qkv), *rest, seed=0)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import wavefront as eager
 
 from .build import run_sanitized
 from .parameters import parameters

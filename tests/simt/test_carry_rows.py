@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import state as eager
 from tests.support.checking import assert_close_to_reference
 
 from .build import run_sanitized

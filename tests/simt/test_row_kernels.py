@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import norms as eager
 from tests.simt.build import compiler, load_module
 from tests.simt.parameters import parameters
 from tests.support.checking import assert_close_to_reference

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import norms as eager
 from tests.support.checking import (
     adversarial_rows,
     assert_close_to_reference,

@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from rdkernels.backends import eager
+from rdkernels.backends.eager import sampling as eager
 
 from .build import run_sanitized
 from .parameters import parameters

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rdkernels.backends import eager, philox
+from rdkernels.backends import philox
+from rdkernels.backends.eager import state as eager
 from tests.support.checking import assert_close_to_reference
 
 from .build import run_sanitized

@@ -19,16 +19,14 @@ from typing import Any
 
 import torch
 
+from rdkernels.dtypes import KERNEL_FLOAT_NAMES, KERNEL_FLOATS, name_of
+from rdkernels.registry import OPS, Op, Serving, copying, on_definition
+
 NAMESPACE = "rdkernels_triton"
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-KERNELS = frozenset({
-    "advance_wavefront", "carry_rows", "exit_update", "inject_state", "recurrent_attention",
-    "residual_norm", "rms_norm", "sample_tokens", "swiglu", "truncated_normal",
-})  # fmt: skip
-_LEFT_TO_TORCH = {"row_linear": "row_linear has no Triton kernel: torch's GEMM serves"}
 _OLDEST_GPU = (8, 0)  # the first with bf16 tensor cores
 
 _LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_SERVING: dict[str, Serving] = {}
 
 
 def interpreted() -> bool:
@@ -38,11 +36,12 @@ def interpreted() -> bool:
 
 def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
     """None if a Triton kernel serves ``op`` for ``dtype`` on a device type, else why not."""
-    if op not in KERNELS:
-        return _LEFT_TO_TORCH.get(op, f"{op} has no Triton kernel")
-    if dtype not in DTYPES:
-        name = str(dtype).removeprefix("torch.")
-        return f"Triton kernels compute float32, bfloat16 and float16, not {name}"
+    if op not in OPS:
+        return f"{op} has no Triton kernel"
+    if OPS[op].cpu_only is not None:
+        return f"{op} has no Triton kernel: {OPS[op].cpu_only}"
+    if dtype not in KERNEL_FLOATS:
+        return f"Triton kernels compute {KERNEL_FLOAT_NAMES}, not {name_of(dtype)}"
     if not _is_installed():
         return "triton is not installed"
     if device == "cpu" and interpreted():
@@ -52,24 +51,30 @@ def reason(op: str, device: str, dtype: torch.dtype) -> str | None:
     return "TRITON_INTERPRET is set: kernels run on the CPU" if interpreted() else _cuda_reason()
 
 
-def function(op: str) -> Callable[..., Any]:
-    """The Triton kernel of ``op`` with the schema's positional arguments."""
-    return getattr(getattr(torch.ops, NAMESPACE), op).default
+def only_by_name(device: str) -> bool:
+    """On the CPU: Triton's interpreter, for tests."""
+    return device == "cpu"
 
 
-def define(
-    schema: str, check: Callable[..., None], fake: Callable[..., Any], library: Any = _LIBRARY
-) -> None:
-    """Define ``rdkernels_triton::<schema>``: the arguments' ``check``, then the kernel."""
-    name = schema[: schema.index("(")]
+def function(op: str) -> Serving:
+    """The Triton kernel of ``op``."""
+    return _SERVING[op]
+
+
+def define(op: Op, library: torch.library.Library = _LIBRARY) -> None:
+    """Define ``rdkernels_triton::<op>``: the arguments' check, then the kernel."""
+    if op.cpu_only is not None:
+        return
 
     def serve(*args: Any) -> Any:
-        check(*args)
-        return _load(name)(*args)
+        op.check(*args)
+        return _load(op.name)(*args)
 
-    library.define(schema)
-    library.impl(name, serve, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+    library.define(op.schema)
+    library.impl(op.name, serve, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{op.name}", op.fake, lib=library)
+    operator = getattr(getattr(torch.ops, NAMESPACE), op.name).default
+    _SERVING[op.name] = copying(op, operator)
 
 
 @cache
@@ -103,3 +108,6 @@ def _cuda_reason() -> str | None:
         have, need = (".".join(map(str, version)) for version in (capability, _OLDEST_GPU))
         return f"Triton kernels need a GPU of compute capability {need}, this one has {have}"
     return None
+
+
+on_definition(define)

@@ -22,13 +22,12 @@ from rdkernels.cli.ui.viewers import Viewer, decoder
 from rdkernels.evaluation.compare import ACCURACY_MARGIN, Contender, Observer, Row
 
 if TYPE_CHECKING:
-    from rdkernels.diagnostics import Environment, Provider
+    from rdkernels.diagnostics import Environment, OpReport, Provider
     from rdkernels.engine import Update
     from rdkernels.evaluation.tune import Tuning
     from rdkernels.generate import GenerationOutput
     from rdkernels.models.demo import Problem
     from rdkernels.models.tokenizer import Tokenizer
-    from rdkernels.ops import OpReport
     from rdkernels.runtime import GenerationStats
 
 _AnyBar = TypeVar("_AnyBar", bound="_Bar")

@@ -1,6 +1,6 @@
 """Launches of ``transformer_blocks`` and ``core_iterations`` on hostile memory.
 
-Layout, page table and caches are those of ``attention_case``: cells that nobody may read hold NaN.
+Layout, page table and caches are those of ``cases.attention``: cells that nobody may read hold NaN.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from cases.attention import make_case
 from rdkernels import ops
 from rdkernels.cache import LayerCache
 from rdkernels.models.blocks import Block, BlockStack, Rows
 from rdkernels.models.quantized import LinearWeight, QuantizedWeight, values_and_scale
-from tests.support.attention_case import make_case
 
 EPS = 1e-5
 MLP_WIDTH = 40

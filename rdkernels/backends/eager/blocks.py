@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from rdkernels.backends.eager import (
-    recurrent_attention,
-    residual_norm,
-    rms_norm,
-    row_linear,
-    swiglu,
-)
+from rdkernels.backends.eager.attention import recurrent_attention
+from rdkernels.backends.eager.norms import residual_norm, rms_norm, row_linear, swiglu
 
 # The weights of a transformer block as the fused ops take them, all blocks in one list. Empty where
 # a block has none: qk_bias, and the scales of matrices that are not int8.
@@ -38,7 +34,7 @@ def transformer_blocks(
     interleaved: bool,
     last_norm: torch.Tensor | None,
 ) -> torch.Tensor:
-    layout = (page_table, cu_rows, start, active, scale, interleaved)
+    layout: tuple[Any, ...] = (page_table, cu_rows, start, active, scale, interleaved)
     for i, caches in enumerate(zip(key_caches, value_caches, strict=True)):
         tensors = weights[i * len(BLOCK_TENSORS) : (i + 1) * len(BLOCK_TENSORS)]
         norm_1, norm_2, norm_3, norm_4, wqkv, bias, attn_proj, mlp_fc, mlp_proj, *scales = tensors
