@@ -1,4 +1,4 @@
-"""The part of docs/kernels.md that is generated from bench/kernel_resources.json."""
+"""The part of docs/kernels.md that is generated from kernel_resources.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tools.native_build import ROOT
 
 PAGE = ROOT / "docs" / "kernels.md"
-BEGIN = "<!-- resources: written by python -m bench.kernel_resources --update -->"
+BEGIN = "<!-- resources: written by python -m tools.kernel_audit --update -->"
 END = "<!-- resources: end -->"
 
 # The variants that serve Huginn in bf16: aligned, 5280 wide, 55 heads of 96.

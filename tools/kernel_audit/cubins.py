@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.cuda_toolkit import BuildError, CudaToolkit
-from tools.native_build import CSRC, NVCC_FLAGS, OBJECTS, ROOT, Unit, find_compiler
+from tools.native_build import CSRC, NVCC_FLAGS, OBJECTS, Unit, find_compiler
 
-LAUNCHES = ROOT / "bench" / "kernel_launches.cu"
+LAUNCHES = Path(__file__).with_name("kernel_launches.cu")
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 _MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -128,12 +128,20 @@ def readable_names(mangled: Iterable[str]) -> dict[str, str]:
 def launch_shapes(toolkit: CudaToolkit) -> list[tuple[str, int, int]]:
     """(kernel pattern, threads per block, bytes of dynamic shared memory), from the headers.
 
-    Compiles and runs bench/kernel_launches.cu, which is host code.
+    Compiles and runs kernel_launches.cu, which is host code.
     """
-    program = OBJECTS / "cubin" / "kernel_launches"
-    host = ["-ccbin", find_compiler()[0], "-gencode=arch=compute_90,code=sm_90", "-O0"]
-    unit = Compilation(LAUNCHES, [*_nvcc(toolkit), *host], "host", target=program)
+    unit = launches_program(toolkit)
     unit.build()
-    lines = subprocess.run([str(program)], capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run([str(unit.target)], capture_output=True, text=True, check=True).stdout
     rows = (line.split("\t") for line in lines.splitlines())
     return [(pattern, int(threads), int(shared)) for pattern, threads, shared in rows]
+
+
+def launches_program(toolkit: CudaToolkit) -> Compilation:
+    """kernel_launches.cu as a program, against the runtime of the toolkit that was found.
+
+    nvcc itself looks for that in ``lib64``, and PyPI's toolkit has ``lib``.
+    """
+    host = ["-ccbin", find_compiler()[0], "-gencode=arch=compute_90,code=sm_90", "-O0"]
+    command = [*_nvcc(toolkit), *host, f"-L{toolkit.cudart_static.parent}"]
+    return Compilation(LAUNCHES, command, "host", target=OBJECTS / "cubin" / "kernel_launches")

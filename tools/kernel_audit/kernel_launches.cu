@@ -2,17 +2,17 @@
 //
 //   <kernel, * for any template argument> <threads per block> <bytes of dynamic shared memory>
 //
-// Host code; bench/kernel_resources.py runs it to turn registers into blocks per SM. Where a
+// Host code; tools/kernel_audit runs it to turn registers into blocks per SM. Where a
 // launcher chooses by shape, this is its choice at Huginn's sizes, with the element type in use
 // there.
 #include <cstdio>
 
 #include "rdkernels/kernels/advance_wavefront.cuh"
+#include "rdkernels/kernels/attention/plain.cuh"
+#include "rdkernels/kernels/attention/recurrent_attention.cuh"
 #include "rdkernels/kernels/carry_rows.cuh"
 #include "rdkernels/kernels/exit_update.cuh"
 #include "rdkernels/kernels/inject_state.cuh"
-#include "rdkernels/kernels/attention/recurrent_attention.cuh"
-#include "rdkernels/kernels/attention/plain.cuh"
 #include "rdkernels/kernels/residual_norm.cuh"
 #include "rdkernels/kernels/rms_norm.cuh"
 #include "rdkernels/kernels/sample_tokens.cuh"
