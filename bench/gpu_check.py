@@ -43,8 +43,11 @@ from pathlib import Path
 
 import torch
 
-from bench.gpu import checks, graphs, machine, model_bench, op_bench
+from bench import machine
+from bench.command import write_json
+from bench.gpu import checks, graphs, model_bench, op_bench
 from bench.gpu.session import Session
+from rdkernels import diagnostics
 
 SCHEMA = 1
 SECTIONS = ("tests", "sanitizers", "graphs", "ops", "model")
@@ -52,9 +55,15 @@ SECTIONS = ("tests", "sanitizers", "graphs", "ops", "model")
 
 def why_no_gpu() -> str | None:
     """None if there is a GPU to check, else why not."""
-    from rdkernels.diagnostics import report
+    return diagnostics.report().gpu_reason
 
-    return report().gpu_reason
+
+def environment(session: Session) -> dict:
+    """The machine, what can serve on it, and the settings that change numbers."""
+    gpu = None if session.dry_run else machine.gpu(session.device)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    here = machine.environment() | diagnostics.report().to_json()
+    return here | {"allow_tf32": tf32, "gpu": gpu}
 
 
 def check(session: Session, sections: tuple[str, ...], save: Callable[[dict], None]) -> dict:
@@ -62,7 +71,7 @@ def check(session: Session, sections: tuple[str, ...], save: Callable[[dict], No
     report: dict = {
         "schema": SCHEMA,
         "dry_run": session.dry_run,
-        "environment": machine.run(session),
+        "environment": environment(session),
         "copy_gb_per_s": session.copy_bandwidth(),
         "failures": [],
     }
@@ -169,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def save(report: dict) -> None:
         if options.out is not None:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+            write_json(options.out, report)
 
     torch.manual_seed(0)
     report = check(session, tuple(options.section or SECTIONS), save)

@@ -15,10 +15,11 @@ import torch
 
 pytest.importorskip("pytest_benchmark", reason="benchmarks need the test extra")
 
-from bench import checkpoint_stages, end_to_end, random_models, steady_decode, targets
-from bench.gpu.session import HUGINN, TINY
-from bench.steady_decode import Decoding, SteadyPart, Workload, WrongResult
-from bench.traffic import Passes, Traffic, counted
+from bench import checkpoint_stages, end_to_end, memory, random_models
+from bench.decode import steady_decode, targets
+from bench.decode.steady_decode import Decoding, SteadyPart, Workload, WrongResult
+from bench.decode.traffic import Passes, Traffic, counted
+from bench.random_models import HUGINN, TINY
 from rdkernels import AdaptiveDepth, Autoregressive, DiffusionForcing, FixedDepth, generate
 from rdkernels.evaluation.compare import Contender
 from rdkernels.runtime import OuterStep
@@ -187,8 +188,8 @@ def test_malformed_arguments(arguments, words, capsys):
 def test_too_little_memory_is_said_before_any_work(monkeypatch, tmp_path, capsys):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 3000000 kB\n")
-    monkeypatch.setattr(checkpoint_stages, "_MEMORY", meminfo)
-    monkeypatch.setattr(end_to_end, "create_random", lambda config: pytest.fail("was created"))
+    monkeypatch.setattr(memory, "MEMORY", meminfo)
+    monkeypatch.setattr(end_to_end, "random_model", lambda config: pytest.fail("was created"))
     assert end_to_end.main(["--model", "huginn"]) == 2
     out, error = capsys.readouterr()
     assert out == "" and "3.1 GB are available" in error and "7.1 GB of weights" in error
@@ -371,7 +372,7 @@ def test_traffic_counts_the_head_once_and_no_embedding(config, seed):
 
 @pytest.mark.parametrize("weights", [None, "int8"])
 def test_random_weights_have_the_config_s_shapes(weights):
-    model = random_models.create_random(TINY, weights)
+    model = random_models.random_model(TINY, weights)
     assert model.dtype == torch.bfloat16
     assert model.parameter_bytes() == random_models.weights_bytes(TINY, weights)
     assert all(tensor.isfinite().all() for tensor in model.weights.tensors())
@@ -392,7 +393,7 @@ def test_width_of_the_enforced_wavefront():
 
 def test_stages_measure_their_own_peak():
     """A stage that allocates and frees shows in its own peak, not in the next one's."""
-    if not checkpoint_stages._reset_peak():
+    if not memory.reset_peak():
         pytest.skip("the peak of the resident set cannot be reset here")
     stages = checkpoint_stages.Stages()
     stages.run("much", lambda: (torch.ones(512 << 20, dtype=torch.uint8), time.sleep(0.1)), 0)

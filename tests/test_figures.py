@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need the plots extra")
 
-from bench import figures
-from bench.pictures import batch_scaling, context_growth, roofline, speed_accuracy
+from bench.figures import __main__ as figures
+from bench.figures import batch_scaling, context_growth, roofline, speed_accuracy
 
 LARGEST_PNG = 100_000
 
@@ -88,7 +88,7 @@ def test_roof_is_the_lower_of_bandwidth_and_peak():
 
 
 def test_grid_of_the_speed_accuracy_figure():
-    entrants = speed_accuracy.grid(speed_accuracy.Size())
+    entrants = speed_accuracy.grid()
     assert entrants[0].label == "autoregressive r=32"
     samplers = [entrant.sampler for entrant in entrants]
     assert len({repr(sampler) for sampler in samplers}) == len(samplers) == 6 + 3 * (6 + 2)

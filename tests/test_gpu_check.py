@@ -13,10 +13,11 @@ from collections import Counter
 import pytest
 import torch
 
-from bench import gpu_check
-from bench.gpu import checks, correctness, graphs, model_bench, op_cases, schema
-from bench.gpu.op_cases import OpCase, attention, small_cases, timed_cases
-from bench.gpu.session import HUGINN, Session, gb_per_second, rates
+from bench import correctness, gpu_check, op_cases
+from bench.gpu import checks, graphs, model_bench, op_bench, schema
+from bench.gpu.session import Session, gb_per_second, rates
+from bench.op_cases import OpCase, as_tuple, attention, small_cases
+from bench.random_models import HUGINN
 from rdkernels.backends import native
 from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
@@ -169,8 +170,8 @@ def test_failures_are_named_and_shown():
 def test_every_op_has_small_and_timed_cases():
     session = Session.dry()
     assert {case.op for case in small_cases(session)} == GPU_OPS
-    assert {case.op for case in timed_cases(session)} == GPU_OPS
-    labels = Counter((case.op, case.label) for case in timed_cases(session))
+    assert {case.op for case in op_bench.timed_cases(session)} == GPU_OPS
+    labels = Counter((case.op, case.label) for case in op_bench.timed_cases(session))
     assert max(labels.values()) == 1
 
 
@@ -187,9 +188,9 @@ def test_cases_are_valid_and_correct(dtype):
 def test_restore_undoes_what_calls_accumulate():
     for case in small_cases(Session.dry()):
         used = case.copies()
-        first = correctness.as_tuple(OPS[case.op].eager(*used))
+        first = as_tuple(OPS[case.op].eager(*used))
         case.restore(used)
-        second = correctness.as_tuple(OPS[case.op].eager(*used))
+        second = as_tuple(OPS[case.op].eager(*used))
         for a, b in zip(first, second, strict=True):
             assert_same_bits(a, b)
 
@@ -275,8 +276,6 @@ def test_rates():
 
 def test_timed_sections_with_the_fake_clock(timed_session):
     """Every record of the microbenchmarks has a time, a rate and a line in the summary."""
-    from bench.gpu import op_bench
-
     records = op_bench.run(timed_session, copy_bandwidth=0.001)
     measured = [record for record in records if record["correct"]]
     assert {record["op"] for record in measured} == GPU_OPS
@@ -338,7 +337,7 @@ def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
     registry._bind.cache_clear()
     session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
     try:
-        best = model_bench.random_model(session)
+        best = model_bench.random_model(session.config)
         model = RecurrentDepthModel(best.config, best.weights, backend="eager")
         model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
     finally:
@@ -351,4 +350,4 @@ def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):
     session = Session.on_gpu()
     assert session.config == HUGINN and not session.dry_run
     assert (1, 128) in session.wavefronts and (32, 8) in session.wavefronts
-    assert set(op_cases.TIMED_ROWS) <= set(session.rows)
+    assert set(op_bench.TIMED_ROWS) <= set(session.rows)

@@ -11,8 +11,9 @@ import sys
 
 import torch
 
-from bench.gpu.op_cases import serve, small_cases
-from bench.gpu.session import TINY, Session
+from bench.gpu.session import Session
+from bench.op_cases import serve, small_cases
+from bench.random_models import TINY
 
 
 def main() -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from bench.gpu.op_cases import OpCase, out_buffers, small_cases
 from bench.gpu.session import Session
+from bench.op_cases import OpCase, out_buffers, small_cases
 from rdkernels.ops import OPS
 
 

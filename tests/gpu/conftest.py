@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu.op_cases import OpCase, small_cases
-from bench.gpu.session import TINY, Session
+from bench.gpu.session import Session
+from bench.op_cases import OpCase, small_cases
+from bench.random_models import TINY
 from rdkernels.diagnostics import report
 
 HERE = Path(__file__).parent

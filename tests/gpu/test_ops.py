@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+from bench.correctness import wrong
 from bench.gpu import graphs
-from bench.gpu.correctness import as_tuple, wrong
-from bench.gpu.op_cases import out_buffers, serve, timed_cases
-from bench.gpu.session import HUGINN
+from bench.gpu.op_bench import timed_cases
+from bench.op_cases import as_tuple, out_buffers, serve
+from bench.random_models import HUGINN
 from rdkernels.ops import OPS
 from tests.gpu.conftest import native_cases
 from tests.support.checking import FLOAT_DTYPES, assert_same_bits

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench.gpu.session import HUGINN
-from bench.pictures.style import INK, MARKERS, PALETTE, Size, label, legend, panels
-from bench.random_models import create_random, full_wavefronts
+from bench import timing
+from bench.figures import style
+from bench.random_models import HUGINN, full_wavefronts, random_model
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 
 if TYPE_CHECKING:
@@ -43,20 +41,12 @@ CONFIG = dataclasses.replace(
 
 
 @torch.no_grad()
-def measure(size: Size) -> dict[str, Any]:
+def measure(dry_run: bool) -> dict[str, Any]:
     """``points`` by context, and straight lines through them."""
-    contexts, rounds = (CONTEXTS[:3], 1) if size.dry_run else (CONTEXTS, ROUNDS)
-    model = create_random(CONFIG)
-    print(f"contexts {', '.join(map(str, contexts))}", file=sys.stderr)
+    contexts, rounds = (CONTEXTS[:3], 1) if dry_run else (CONTEXTS, ROUNDS)
+    model = random_model(CONFIG)
     loops = [full_wavefronts(model, 1, n, ROWS, INNER_RECURRENCE) for n in contexts]
-    seconds: list[list[float]] = [[] for _ in loops]
-    for _ in range(rounds):
-        for loop, times in zip(loops, seconds, strict=True):
-            loop.step()  # its K/V back into the caches
-            for _ in range(STEPS):
-                began = time.perf_counter()
-                loop.step()
-                times.append(time.perf_counter() - began)
+    seconds = timing.in_turns([loop.step for loop in loops], rounds, STEPS)
     points = []
     for context, loop, times in zip(contexts, loops, seconds, strict=True):
         assert loop.num_rows == ROWS, "the wavefront is not the one to be timed"
@@ -86,17 +76,17 @@ def line(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
 
 
 def draw(data: dict[str, Any]) -> Figure:
-    figure, (left, right) = panels(2)
+    figure, (left, right) = style.panels(2)
     _series(left, data, "median_seconds", 1e3, 0, "ms", "")
     rows, inner = data["rows"], data["inner_recurrence"]
-    label(left, f"outer step, {rows} rows, r'={inner}", "context", "ms")
+    style.label(left, f"outer step, {rows} rows, r'={inner}", "context", "ms")
     for i, slots in enumerate(SLOTS):
         kind = "shared by all iterations" if slots == 1 else f"{slots} slots"
         _series(right, data, f"kv_bytes_{slots}", 1 / 2**20, i, "MiB", f"{kind}: ")
-    label(right, "K/V cache", "context", "MiB")
+    style.label(right, "K/V cache", "context", "MiB")
     for ax in (left, right):
         ax.set_ylim(bottom=0)
-        legend(ax)
+        style.legend(ax)
     return figure
 
 
@@ -105,9 +95,9 @@ def _series(
 ) -> None:
     x = [point["context"] for point in data["points"]]
     fit = data["fits"][key]
-    style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": ""}
-    ax.plot(x, [scale * point[key] for point in data["points"]], **style)
+    measured = [scale * point[key] for point in data["points"]]
+    ax.plot(x, measured, linestyle="", **style.series(i))
     slope, start = 1024 * scale * fit["slope"], scale * fit["intercept"]
     text = f"{name}{start:.3g} + {slope:.3g} {unit} per 1024, R² = {fit['r_squared']:.4f}"
     fitted = [scale * (fit["intercept"] + fit["slope"] * value) for value in x]
-    ax.plot(x, fitted, color=INK if i == 0 else PALETTE[i], linewidth=1, label=text)
+    ax.plot(x, fitted, color=style.INK if i == 0 else style.PALETTE[i], linewidth=1, label=text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DPI = 110
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much a figure measures: everything, or just enough to run every line."""
-
-    dry_run: bool = False
+def series(i: int) -> dict[str, Any]:
+    """Colour and marker of the ``i``-th line."""
+    return {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:

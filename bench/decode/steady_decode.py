@@ -23,18 +23,15 @@ they would be device-to-host reads: ``bench.gpu_check`` does without.
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
-import torch
-
-from bench import support
-from bench.traffic import PassCounter, Passes, Traffic, counted
+from bench import timing
+from bench.command import announced, say
+from bench.decode.traffic import PassCounter, Passes, Traffic, counted
+from bench.machine import load_average
 from rdkernels import FixedDepth, generate
 from rdkernels.evaluation.compare import Contender
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
@@ -47,20 +44,6 @@ POOLED_SECONDS = 0.5  # shorter steady parts are repeated and pooled
 
 class WrongResult(Exception):
     """Something did not do what it is timed for; there is no number then."""
-
-
-def say(message: str) -> None:
-    """A line of progress."""
-    print(f"bench: {message}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def announced(what: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
-    say(f"{what} ...")
-    began = time.perf_counter()
-    yield
-    say(f"{what}: {time.perf_counter() - began:.1f} s")
 
 
 @dataclass
@@ -144,7 +127,7 @@ class Row:
     autoregressive decoding of the same batch, by time and by bytes. ``agreement`` is the share of
     tokens that are autoregressive decoding's (null where the weights are random). ``backend`` is
     "best" where the package chose. ``python_share_least`` and ``python_share_most`` are the bounds
-    of :mod:`bench.python_share`, null where they were not taken.
+    of :mod:`bench.decode.python_share`, null where they were not taken.
     """
 
     model: str
@@ -192,11 +175,6 @@ class Workload:
     prompts: list[list[int]]
     trained: bool
     most_decodes: int = 20
-
-
-def load_average() -> float | None:
-    """Of the last minute; None where the system does not tell."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def width(policy: WavefrontPolicy) -> int:
@@ -255,7 +233,7 @@ class Decoding:
             WrongResult: the wavefront was not the one to be enforced.
         """
         if self.read_bandwidth is None:  # of now, not of the process's start
-            self.read_bandwidth = support.read_bandwidth.__wrapped__(torch.get_num_threads())
+            self.read_bandwidth = timing.read_bandwidth()
         limits = [len(prompt) + self.new_tokens for prompt in self.prompts]
         with counted(self.work.model) as counter:
             steady = SteadyPart(limits, counter)

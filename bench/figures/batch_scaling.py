@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import end_to_end
-from bench.pictures.style import (
-    MARKERS,
-    PALETTE,
-    Size,
-    counts_axis,
-    label,
-    legend,
-    panels,
-    plain_logarithmic,
-)
+from bench.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,13 +16,12 @@ _SHOWN = ("autoregressive", "diffusion-forcing")
 _MODELS = {"demo": (1, 2, 4, 8, 16, 32), "huginn-small": (1, 2, 4, 8)}
 
 
-def measure(size: Size) -> dict[str, Any]:
+def measure(dry_run: bool) -> dict[str, Any]:
     """Runs ``bench.end_to_end`` on the demo and on Huginn's widths, one after the other."""
     reports = []
     for model, batches in _MODELS.items():
-        print(f"bench.end_to_end --model {model}", file=sys.stderr)
         arguments = ["--model", model, "--batch", ",".join(map(str, batches))]
-        if size.dry_run:
+        if dry_run:
             arguments = ["--model", model, "--dry-run"]
         reports.append(end_to_end.run(end_to_end.parse_arguments(arguments)))
     return from_reports(reports)
@@ -54,7 +43,7 @@ def from_reports(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def draw(data: dict[str, Any]) -> Figure:
     models = list(dict.fromkeys(row["model"] for row in data["rows"]))
-    figure, axes = panels(len(models))
+    figure, axes = style.panels(len(models))
     for ax, model in zip(axes, models, strict=True):
         rows = [row for row in data["rows"] if row["model"] == model]
         series = dict.fromkeys((row["label"], row["weights"]) for row in rows)
@@ -65,10 +54,9 @@ def draw(data: dict[str, Any]) -> Figure:
                 if (row["label"], row["weights"]) == (name, weights)
             )
             text = name if weights == "bf16" else f"{name}, {weights}"
-            style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-            ax.plot(*zip(*points, strict=True), label=text, **style)
-        plain_logarithmic(ax.yaxis)
-        counts_axis(ax, sorted({row["batch"] for row in rows}))
-        label(ax, model, "sequences in the batch", "tokens/s")
-        legend(ax)
+            ax.plot(*zip(*points, strict=True), label=text, **style.series(i))
+        style.plain_logarithmic(ax.yaxis)
+        style.counts_axis(ax, sorted({row["batch"] for row in rows}))
+        style.label(ax, model, "sequences in the batch", "tokens/s")
+        style.legend(ax)
     return figure

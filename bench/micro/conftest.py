@@ -1,7 +1,7 @@
 """Options of the microbenchmarks, and their table.
 
-python -m pytest bench/ --benchmark-only -q                       a small grid, under 2 minutes
-python -m pytest bench/ --benchmark-only -q --full                the complete grid
+python -m pytest bench/micro --benchmark-only -q                       a small grid, under 2 minutes
+python -m pytest bench/micro --benchmark-only -q --full                the complete grid
 ... --benchmark-json=bench.json                                   every row with its environment
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.support import environment
+from bench.machine import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,19 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--threads"):
         torch.set_num_threads(config.getoption("--threads"))
-
-
-def grid(metafunc: pytest.Metafunc, name: str) -> list:
-    """``SMALL[name]`` of the module, or with ``--full`` all of ``FULL[name]``."""
-    chosen = "FULL" if metafunc.config.getoption("--full") else "SMALL"
-    return getattr(metafunc.module, chosen)[name]
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrise by the module's ``SMALL`` and ``FULL`` grids, name by name."""
-    for name in getattr(metafunc.module, "SMALL", {}):
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, grid(metafunc, name))
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

@@ -9,53 +9,38 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench import support
-from bench.gpu.session import TINY
-from bench.pictures.style import (
-    FAINT,
-    INK,
-    MARKERS,
-    PALETTE,
-    Size,
-    counts_axis,
-    label,
-    legend,
-    panels,
-    plain_logarithmic,
-)
-from bench.random_models import RANDOM_MODELS, create_random
+from bench import timing
+from bench.command import say
+from bench.figures import style
+from bench.random_models import RANDOM_MODELS, TINY, core_iterations, random_model
 from rdkernels import ops
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.wavefront import Wavefront
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 CONTEXT = 128  # positions behind the rows
-SECONDS, LEAST_CALLS, MOST_CALLS = 1.0, 5, 100  # timed per point
 PRODUCTS = (256, 512, 1024, 2048)  # M = N = K of the products that the peak is taken from
 
 
-def measure(size: Size) -> dict[str, Any]:
+def measure(dry_run: bool) -> dict[str, Any]:
     """``points`` (bf16 and int8), and the two roofs."""
     config = dataclasses.replace(RANDOM_MODELS["huginn-small"], vocab_size=128)
-    if size.dry_run:
+    if dry_run:
         config = TINY
-    rows = ROWS[:2] if size.dry_run else ROWS
-    peaks = dot_peaks(PRODUCTS[:1] if size.dry_run else PRODUCTS)
-    read = support.read_bandwidth.__wrapped__(torch.get_num_threads())
+    rows = ROWS[:2] if dry_run else ROWS
+    peaks = dot_peaks(PRODUCTS[:1] if dry_run else PRODUCTS)
+    read = timing.read_bandwidth()
     points = []
     for weights in (None, "int8"):
-        print(f"{weights or 'bf16'} weights: making them", file=sys.stderr)
-        model = create_random(config, weights)
+        say(f"{weights or 'bf16'} weights: making them")
+        model = random_model(config, weights)
         points += [_point(model, weights or "bf16", count) for count in rows]
         del model  # before the next one is made
     return {
@@ -67,14 +52,7 @@ def measure(size: Size) -> dict[str, Any]:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Median of as many calls as take a second."""
-    call()
-    times: list[float] = []
-    while len(times) < LEAST_CALLS or (sum(times) < SECONDS and len(times) < MOST_CALLS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return statistics.median(timing.repeated(call))
 
 
 def dot_peaks(sizes: tuple[int, ...]) -> dict[str, float]:
@@ -90,18 +68,7 @@ def dot_peaks(sizes: tuple[int, ...]) -> dict[str, float]:
 
 @torch.no_grad()
 def _point(model: RecurrentDepthModel, weights: str, rows: int) -> dict[str, Any]:
-    c, length = model.config, CONTEXT + rows
-    cache = model.new_cache(1, length)
-    cache.reserve(0, length)
-    for layer in cache.core:  # a context of zeros would be easier than any real one
-        layer.key.normal_()
-        layer.value.normal_()
-    front = Wavefront.from_lengths([CONTEXT], [rows], model.device)
-    where = model.rows(front, cache.core_page_table(0))
-    inputs = torch.randn(rows, 2 * c.hidden_size, dtype=model.dtype)
-    if not model.iterate(inputs, where, cache).isfinite().all():
-        raise RuntimeError("the states are not finite")
-    seconds = _seconds(lambda: model.iterate(inputs, where, cache))
+    c, seconds = model.config, _seconds(core_iterations(model, 1, CONTEXT, rows))
     inner = c.num_heads * c.head_dim
     block = (
         inner + 2 * c.num_kv_heads * c.head_dim + inner + 3 * c.intermediate_size
@@ -121,25 +88,25 @@ def _point(model: RecurrentDepthModel, weights: str, rows: int) -> dict[str, Any
 
 
 def draw(data: dict[str, Any]) -> Figure:
-    figure, (left, right) = panels(2)
+    figure, (left, right) = style.panels(2)
     read, peak = data["read_gb_per_s"], data["peak_gflop_per_s"]
     rows = sorted({point["rows"] for point in data["points"]})
     for i, weights in enumerate(dict.fromkeys(point["weights"] for point in data["points"])):
         own = [point for point in data["points"] if point["weights"] == weights]
         x = [point["rows"] for point in own]
-        style = {"color": PALETTE[i], "marker": MARKERS[i], "label": weights}
-        left.plot(x, [point["weights_gb_per_s"] for point in own], **style)
-        right.plot(x, [point["gflop_per_s"] for point in own], **style)
+        look = {"label": weights, **style.series(i)}
+        left.plot(x, [point["weights_gb_per_s"] for point in own], **look)
+        right.plot(x, [point["gflop_per_s"] for point in own], **look)
         roof = [min(peak, read * p["flops"] / p["weights_bytes"]) for p in own]
-        right.plot(x, roof, color=PALETTE[i], linestyle=":", label=f"{weights} roof")
-    left.axhline(read, color=INK, linestyle="--", label=f"plain read, {read:.1f} GB/s")
+        right.plot(x, roof, color=style.PALETTE[i], linestyle=":", label=f"{weights} roof")
+    left.axhline(read, color=style.INK, linestyle="--", label=f"plain read, {read:.1f} GB/s")
     left.set_ylim(bottom=0)
     text = f"best bf16 product, {peak:.0f} GFLOP/s"
-    right.axhline(peak, color=FAINT, linestyle="--", label=text)
-    plain_logarithmic(right.yaxis)
+    right.axhline(peak, color=style.FAINT, linestyle="--", label=text)
+    style.plain_logarithmic(right.yaxis)
     for ax in (left, right):
-        counts_axis(ax, rows)
-        legend(ax)
-    label(left, "weights read", "rows", "GB/s of weights")
-    label(right, "arithmetic", "rows", "GFLOP/s")
+        style.counts_axis(ax, rows)
+        style.legend(ax)
+    style.label(left, "weights read", "rows", "GB/s of weights")
+    style.label(right, "arithmetic", "rows", "GFLOP/s")
     return figure

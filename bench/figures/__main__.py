@@ -21,17 +21,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
-from bench import support
-from bench.pictures import batch_scaling, context_growth, roofline, speed_accuracy
-from bench.pictures.style import Size, save
-from bench.steady_decode import announced, load_average
+from bench import command
+from bench.figures import batch_scaling, context_growth, roofline, speed_accuracy
+from bench.figures.style import save
+from bench.machine import environment
 
 SCHEMA = 1
 FIGURES: dict[str, ModuleType] = {
@@ -52,51 +50,44 @@ def make(name: str, folder: Path, options: argparse.Namespace) -> Path:
     if options.redraw:
         report = json.loads(file.read_text())
     else:
-        with announced(name):
+        with command.announced(name):
             report = _measured(name, options)
-        file.write_text(json.dumps(report, indent=1) + "\n")
+        command.write_json(file, report)
     picture = file.with_suffix(".png")
     save(FIGURES[name].draw(report["data"]), picture, report)
     return picture
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    measure: Callable[[Size], dict[str, Any]] = FIGURES[name].measure
-    environment = support.environment() | {"load_average": load_average()}
-    dry_run, command = options.dry_run, f"python -m bench.figures --only {name}"
+    machine, dry_run = environment(), options.dry_run
+    made_by = f"python -m bench.figures --only {name}"
     if name == "batch-scaling" and options.report:
         reports = [json.loads(path.read_text()) for path in options.report]
         data = batch_scaling.from_reports(reports)
         # The machine that counts is the one that the reports are from.
-        environment, dry_run = reports[0]["environment"], any(r["dry_run"] for r in reports)
-        command = "; ".join(report["command"] for report in reports)
+        machine, dry_run = reports[0]["environment"], any(r["dry_run"] for r in reports)
+        made_by = "; ".join(report["command"] for report in reports)
     else:
-        data = measure(Size(dry_run))
+        data = FIGURES[name].measure(dry_run)
     return {
         "schema": SCHEMA,
         "figure": name,
-        "command": command,
+        "command": made_by,
         "dry_run": dry_run,
-        "environment": environment,
+        "environment": machine,
         "data": data,
     }
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.figures",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--only", action="append", choices=tuple(FIGURES), help="default: all")
-    parser.add_argument(
-        "--report", action="append", type=Path, metavar="FILE", help="of bench.end_to_end --json"
-    )
-    parser.add_argument("--redraw", action="store_true", help="measure nothing")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: torch's choice")
-    parser.add_argument("--dry-run", action="store_true", help="tiny sizes")
-    options = parser.parse_args(arguments)
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.parser_of("figures", __doc__)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER")
+    add("--only", action="append", choices=tuple(FIGURES), help="default: all")
+    of_command = "of bench.end_to_end --json"
+    add("--report", action="append", type=Path, metavar="FILE", help=of_command)
+    add("--redraw", action="store_true", help="measure nothing")
+    options = command.parse(parser, arguments)
     options.only = options.only or list(FIGURES)
     if options.report and "batch-scaling" not in options.only:
         parser.error("--report: batch-scaling is drawn from it, and is not among --only")
@@ -105,10 +96,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.only:
         try:
