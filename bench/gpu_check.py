@@ -9,7 +9,7 @@ Exit status: 0 all is well, 1 something failed (see ``failures``), 2 there is no
 there is no number either.
 
 The JSON, schema 1. Times are in microseconds, rates in 10^9 bytes per second; what was not
-measured is null, with a ``reason``. ``bench/gpu/schema.py`` has the types.
+measured is null, with a ``reason``. ``tests/support/gpu_report.py`` has the types.
 
 ``schema``              1; a change of meaning or a removed key increases it
 ``dry_run``             true: tiny shapes on the CPU, every time null

@@ -13,8 +13,8 @@ from collections import Counter
 import pytest
 import torch
 
-from bench import correctness, gpu_check, op_cases
-from bench.gpu import checks, graphs, model_bench, op_bench, schema
+from bench import correctness, gpu_check, machine, op_cases
+from bench.gpu import checks, graphs, model_bench, op_bench
 from bench.gpu.session import Session, gb_per_second, rates
 from bench.op_cases import OpCase, as_tuple, attention, small_cases
 from bench.random_models import HUGINN
@@ -24,6 +24,7 @@ from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
 from rdkernels.ops import _registry as registry
 from rdkernels.runtime import graphs as step_graphs
+from tests.support import gpu_report as schema
 from tests.support.checking import assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
@@ -164,6 +165,19 @@ def test_failures_are_named_and_shown():
     assert "swiglu (c), native" not in shown  # a wrong result has no line among the measured
 
 
+@pytest.mark.parametrize("text", ["processor\t: 0\nBogoMIPS\t: 50.00\nCPU part\t: 0xd40\n", None])
+def test_a_processor_without_a_name_has_its_architecture_s(text, tmp_path, monkeypatch):
+    """As on ARM, and where there is no /proc."""
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x aarch64"
+    cpuinfo.write_text("model name\t: Some CPU @ 2 GHz\nmodel name\t: another\n")
+    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x Some CPU @ 2 GHz"
+
+
 # ---- cases ----
 
 
@@ -213,6 +227,20 @@ def test_a_wrong_provider_is_not_timed(monkeypatch):
     case = next(c for c in small_cases(Session.dry()) if c.op == "swiglu")
     monkeypatch.setattr(correctness, "serve", lambda case, provider: wrong_swiglu)
     assert "max error" in correctness.wrong(case, "native")
+
+
+@pytest.mark.parametrize("spoiled", [float("nan"), float("inf"), 0.1])
+def test_what_is_not_close_is_not_timed(spoiled):
+    same = torch.tensor([1.0, 2.0, 3.0])
+    assert correctness.complaint(same, same, same.double()) is None
+    out = same.clone()
+    out[1] += spoiled
+    assert correctness.complaint(out, same, same.double())
+    assert correctness.complaint(same.half(), same, same.double()).startswith("torch.float16[3]")
+    nothing = torch.full((3,), spoiled)
+    zeros, empty = torch.zeros(3), nothing.double()
+    assert spoiled == 0.1 or correctness.complaint(zeros, nothing, empty)
+    assert correctness.complaint(nothing, nothing.clone(), nothing.double()) is None
 
 
 def test_a_launch_that_a_graph_does_not_repeat_is_found(monkeypatch):

@@ -1,4 +1,4 @@
-"""The types in the JSON of ``bench.gpu_check``, whose docstring says what they mean."""
+"""The types in the JSON of ``bench.gpu_check``, whose docstring says what its keys mean."""
 
 from __future__ import annotations
 
