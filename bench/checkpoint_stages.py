@@ -66,9 +66,6 @@ class Stage:
     limit_bytes: int
     within: bool | None
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
 
 class Stages:
     """Stages of one checkpoint, measured as they run.
@@ -159,7 +156,7 @@ def report_of(options: argparse.Namespace) -> dict[str, Any]:
         "model": options.model,
         "weights": options.weights,
         "environment": environment(),
-        "stages": [stage.to_json() for stage in stages],
+        "stages": [asdict(stage) for stage in stages],
     }
 
 

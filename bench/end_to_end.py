@@ -201,10 +201,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             eager = dataclasses.replace(work, model=model)
         report["notes"].append(f"{name}: {DEMO_NOTE if work.trained else RANDOM_NOTE}")
         rows = bench(work, batches, options.tokens, eager)
-        report["rows"] += [row.to_json() for row in rows]
+        report["rows"] += map(dataclasses.asdict, rows)
         del work, eager  # before the next model is made
     found = targets.find(report["rows"], decided=not options.dry_run)
-    return report | {"targets": [target.to_json() for target in found]}
+    return report | {"targets": [dataclasses.asdict(target) for target in found]}
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -15,12 +15,12 @@ Steps run through :class:`rdkernels.Engine` without a record, as ``generate`` ru
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
+from bench.timing import seconds_of
 from rdkernels import Engine
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.samplers import Sampler
@@ -88,9 +88,6 @@ def _started(
 
 
 def _timed(engine: Engine, steps: int) -> float:
-    began = time.perf_counter()
-    for _ in range(steps):
-        engine.step()
-    seconds = time.perf_counter() - began
+    seconds = seconds_of(lambda: [engine.step() for _ in range(steps)])
     assert not engine.idle
     return seconds

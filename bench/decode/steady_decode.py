@@ -26,7 +26,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from bench import timing
 from bench.command import announced, say
@@ -159,9 +159,6 @@ class Row:
     python_share_least: float | None = None
     python_share_most: float | None = None
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -213,7 +210,8 @@ class Decoding:
             fill, drain = self.policy.max_wavefront, self.policy.max_wavefront - 1
         self.new_tokens = 1 + fill + steady_tokens + drain
         self.steps, self.tokens, self.decodes = Steps(), [], 0
-        self.read_bandwidth = self.load_average = None
+        self.read_bandwidth: float | None = None
+        self.load_average: float | None = None
 
     @property
     def name(self) -> str:

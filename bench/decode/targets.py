@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 NATIVE_OVER_EAGER = 6.0
@@ -24,9 +24,6 @@ class Target:
     target: float
     at_least: bool
     met: bool | None
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def find(rows: Sequence[dict[str, Any]], *, decided: bool) -> list[Target]:

@@ -17,6 +17,7 @@ from rdkernels.ops import BACKENDS
 from rdkernels.runtime.graphs import reads_back
 
 INNER_RECURRENCE = 4
+NO_SHAPE = {"batch": None, "rows": None, "graph": None}  # of a provider that cannot serve
 
 # What the model and its loop call on a GPU.
 OPS_OF_A_STEP = (
@@ -36,9 +37,9 @@ OPS_OF_A_STEP = (
 class Shape(NamedTuple):
     """What is measured: ``rows`` of each of ``batch`` sequences, launched or replayed."""
 
-    batch: int | None
-    rows: int | None
-    graph: bool | None
+    batch: int
+    rows: int
+    graph: bool
 
 
 def run(session: Session, copy_bandwidth: float | None) -> dict[str, list[dict]]:
@@ -50,9 +51,12 @@ def run(session: Session, copy_bandwidth: float | None) -> dict[str, list[dict]]
         for backend in (None, *BACKENDS):  # None: per op the best provider that serves it
             model = RecurrentDepthModel(best.config, best.weights, backend=backend)
             refusal = cannot_serve(session, backend)
-            for shape in shapes if refusal is None else [Shape(None, None, None)]:
+            for shape in shapes if refusal is None else [None]:
                 for section, measure in MEASURES.items():
-                    names = {"provider": backend or "best", **shape._asdict()}
+                    names = {
+                        "provider": backend or "best",
+                        **(shape._asdict() if shape else NO_SHAPE),
+                    }
                     reason, moved, times = measured(session, model, measure, shape, refusal)
                     speed = {**times, **rates(moved, times, copy_bandwidth)}
                     report[section].append({**names, "reason": reason, **speed})
@@ -66,13 +70,13 @@ def measured(
     session: Session,
     model: RecurrentDepthModel,
     measure: Measure,
-    shape: Shape,
+    shape: Shape | None,
     refusal: str | None,
 ) -> tuple[str | None, int | None, dict[str, float | None]]:
     """Why there are no times, bytes that have to move, times."""
-    if refusal is None and shape.graph and reads_back(model):
+    if shape and shape.graph and reads_back(model):
         refusal = "the eager ops read sizes back to the host, which no graph can hold"
-    if refusal is not None:
+    if refusal is not None or shape is None:
         return refusal, None, dict(NO_TIMES)
     try:
         return None, *measure(session, model, shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,10 @@ import torch
 
 from bench.op_cases import Setting
 from bench.random_models import HUGINN, TINY
-from bench.timing import Spread
+from bench.timing import Spread, seconds_of
 
 # A dry run has no times: what a CPU needs for it says nothing about a GPU.
-NO_TIMES = {"median_us": None, "p20_us": None, "p80_us": None}
+NO_TIMES: dict[str, float | None] = {"median_us": None, "p20_us": None, "p80_us": None}
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,13 @@ class Session(Setting):
         call()
         if self.dry_run:
             return dict(NO_TIMES)
-        times = []
-        for _ in range(self.repeats):
-            self.synchronize()
-            began = time.perf_counter()
+
+        def finished() -> None:
             call()
             self.synchronize()
-            times.append((time.perf_counter() - began) * 1e6)
-        return _percentiles(times)
+
+        self.synchronize()
+        return _percentiles([seconds_of(finished) * 1e6 for _ in range(self.repeats)])
 
     def copy_bandwidth(self) -> float | None:
         """GB/s (read plus written) of a large device copy: what the percentages are of."""

@@ -2,10 +2,12 @@
 
 python -m pytest bench/micro --benchmark-only -q                       a small grid, under 2 minutes
 python -m pytest bench/micro --benchmark-only -q --full                the complete grid
-... --benchmark-json=bench.json                                   every row with its environment
+... --benchmark-json=bench.json                                   all rows, and the machine
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--threads"):
         torch.set_num_threads(config.getoption("--threads"))
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """``--benchmark-json`` says what the numbers are worth nothing without."""
+    machine_info.update(environment())
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
