@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need the plots extra")
 
+from bench import timing
 from bench.figures import __main__ as figures
 from bench.figures import batch_scaling, context_growth, roofline, speed_accuracy
 
@@ -77,6 +78,19 @@ def test_line_through_points():
     assert exact["slope"] == pytest.approx(slope) and exact["r_squared"] == pytest.approx(1.0)
     assert exact["intercept"] == pytest.approx(intercept)
     assert context_growth.line([0, 1, 2, 3], [0, 1, 1, 0])["r_squared"] == pytest.approx(0.0)
+
+
+def test_calls_take_turns():
+    order = []
+    calls = [lambda name=name: order.append(name) for name in "ab"]
+    times = timing.in_turns(calls, rounds=2, repeats=2)
+    assert "".join(order) == "aaabbb" * 2  # the first of three is not counted
+    assert [len(own) for own in times] == [4, 4] and min(map(min, times)) >= 0.0
+
+
+def test_spread_of_times():
+    assert timing.Spread.of([5.0, 1.0, 2.0, 4.0, 3.0, 6.0]) == (3.5, 2.0, 5.0)
+    assert timing.Spread.of([7.0]) == (7.0, 7.0, 7.0)
 
 
 def test_roof_is_the_lower_of_bandwidth_and_peak():
