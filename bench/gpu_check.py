@@ -38,13 +38,12 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from bench import machine
-from bench.command import write_json
+from bench import command, machine
 from bench.gpu import checks, graphs, model_bench, op_bench
 from bench.gpu.session import Session
 from rdkernels import diagnostics
@@ -154,22 +153,17 @@ def _line(what: str, record: dict) -> str:
     )
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.parser_of("gpu_check", __doc__)
     parser.add_argument("--json", action="store_true", help="all records to stdout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="all records to a file")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, tiny, without times")
     parser.add_argument(
         "--section", action="append", choices=SECTIONS, help="only this one (may be repeated)"
     )
-    return parser.parse_args(arguments)
+    return command.parse(parser, arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if not options.dry_run and (reason := why_no_gpu()):
         print(f"gpu_check: no GPU: {reason}; nothing was measured", file=sys.stderr)
@@ -178,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def save(report: dict) -> None:
         if options.out is not None:
-            write_json(options.out, report)
+            command.write_json(options.out, report)
 
     torch.manual_seed(0)
     report = check(session, tuple(options.section or SECTIONS), save)
