@@ -23,41 +23,26 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import shutil
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.table import Table
-
-from bench import support
-from bench.gpu.session import TINY
-from bench.random_models import RANDOM_MODELS, create_random, weights_bytes
-from bench.speed_table import console
-from bench.steady_decode import announced, load_average
+from bench import command, memory
+from bench.machine import environment
+from bench.memory import NoRoom, field_bytes
+from bench.random_models import RANDOM_MODELS, TINY, random_model, weights_bytes
 from rdkernels import DiffusionForcing, FixedDepth, generate, load_model, save_model
-from rdkernels.errors import RdkernelsError
 from rdkernels.models.config import ModelConfig
 
 SCHEMA = 1
 DECODED_TOKENS = 8
-_SPARE_BYTES = 1 << 30  # of memory and of disk, beyond what the weights need
 _SLACK, _CONSTANT_BYTES = 0.10, 256 << 20
-_SAMPLE_SECONDS = 0.005
-_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_MEMORY = Path("/proc/meminfo")
 T = TypeVar("T")
-
-
-class NoRoom(RdkernelsError):
-    """Too little memory or disk for the weights."""
 
 
 @dataclass(frozen=True)
@@ -81,55 +66,6 @@ class Stage:
     limit_bytes: int
     within: bool | None
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def field_bytes(file: Path, field: str) -> int | None:
-    """A ``Name:  123 kB`` line of a file in /proc, in bytes."""
-    if not file.exists():
-        return None
-    for line in file.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def expect_memory(nbytes: int) -> None:
-    """Refuse to start what would be killed half way. Raises :class:`NoRoom`."""
-    available = field_bytes(_MEMORY, "MemAvailable")
-    if available is not None and available < nbytes + _SPARE_BYTES:
-        raise NoRoom(
-            f"{nbytes / 1e9:.1f} GB of weights need {(nbytes + _SPARE_BYTES) / 1e9:.1f} GB of "
-            f"memory, {available / 1e9:.1f} GB are available (try --model huginn-small)"
-        )
-
-
-def _expect_disk(folder: Path, nbytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < nbytes + _SPARE_BYTES:
-        raise NoRoom(
-            f"{folder}: {nbytes / 1e9:.1f} GB of weights do not fit in {free / 1e9:.1f} GB"
-        )
-
-
-class _AnonymousPeak(threading.Thread):
-    """Samples the anonymous part of the resident set until told to stop."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = field_bytes(_STATUS, "RssAnon")
-        self._done = threading.Event()
-
-    def run(self) -> None:
-        while self.peak is not None and not self._done.wait(_SAMPLE_SECONDS):
-            self.peak = max(self.peak, field_bytes(_STATUS, "RssAnon") or 0)
-
-    def stop(self) -> int | None:
-        self._done.set()
-        self.join()
-        return None if self.peak is None else max(self.peak, field_bytes(_STATUS, "RssAnon") or 0)
-
 
 class Stages:
     """Stages of one checkpoint, measured as they run.
@@ -141,7 +77,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.records: list[Stage] = []
-        self.constant = (field_bytes(_STATUS, "VmRSS") or 0) + _CONSTANT_BYTES
+        self.constant = (field_bytes(memory.STATUS, "VmRSS") or 0) + _CONSTANT_BYTES
 
     def run(
         self,
@@ -154,14 +90,14 @@ class Stages:
     ) -> T:
         """``limited``: the peak that has a limit, "resident" or "anonymous"."""
         gc.collect()
-        resettable, watch = _reset_peak(), _AnonymousPeak()
+        resettable, watch = memory.reset_peak(), memory.AnonymousPeak()
         watch.start()
         began = time.perf_counter()
-        with announced(name):
+        with command.announced(name):
             result = work()
         seconds = time.perf_counter() - began
         anonymous_peak = watch.stop()
-        peak = field_bytes(_STATUS, "VmHWM") if resettable else None
+        peak = field_bytes(memory.STATUS, "VmHWM") if resettable else None
         watched = peak if limited == "resident" else anonymous_peak
         limit = int((1 + _SLACK) * (weights_bytes + kv_bytes)) + self.constant
         record = Stage(
@@ -169,7 +105,7 @@ class Stages:
             seconds=seconds,
             peak_rss_bytes=peak,
             peak_anonymous_bytes=anonymous_peak,
-            anonymous_bytes=field_bytes(_STATUS, "RssAnon"),
+            anonymous_bytes=field_bytes(memory.STATUS, "RssAnon"),
             weights_bytes=weights_bytes,
             kv_bytes=kv_bytes,
             limited=limited,
@@ -178,14 +114,6 @@ class Stages:
         )
         self.records.append(record)
         return result
-
-
-def _reset_peak() -> bool:
-    try:
-        _CLEAR_REFS.write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def run(config: ModelConfig, weights: str | None = None) -> list[Stage]:
@@ -201,9 +129,9 @@ def run(config: ModelConfig, weights: str | None = None) -> list[Stage]:
     limited = "resident" if weights is None else "anonymous"
     stages = Stages()
     with tempfile.TemporaryDirectory(prefix="rdkernels-stages-") as temporary:
-        _expect_disk(Path(temporary), stored)
+        memory.expect_disk(Path(temporary), stored)
         folder = Path(temporary) / "model"
-        created = stages.run("create", partial(create_random, config), stored)
+        created = stages.run("create", partial(random_model, config), stored)
         stages.run("save", partial(save_model, created, folder), stored)
         del created
         load = partial(load_model, folder, weights=weights)
@@ -220,57 +148,46 @@ def run(config: ModelConfig, weights: str | None = None) -> list[Stage]:
 def report_of(options: argparse.Namespace) -> dict[str, Any]:
     """The report of one command: ``schema``, ``environment``, and ``stages`` (:class:`Stage`)."""
     config = TINY if options.dry_run else RANDOM_MODELS[options.model]
-    expect_memory(weights_bytes(config))
+    memory.expect_memory(weights_bytes(config))
     stages = run(config, options.weights)
     return {
         "schema": SCHEMA,
         "dry_run": options.dry_run,
         "model": options.model,
         "weights": options.weights,
-        "environment": support.environment() | {"load_average": load_average()},
-        "stages": [stage.to_json() for stage in stages],
+        "environment": environment(),
+        "stages": [asdict(stage) for stage in stages],
     }
 
 
 def show(report: dict[str, Any]) -> None:
     """The report for people."""
     caption = "GB; resident: with pages of mapped files; limit: weights + K/V + 10 % + a constant"
-    table = Table(title=f"{report['model']}, {report['weights'] or 'bf16'}", caption=caption)
-    headers = ("seconds", "peak resident", "peak anonymous", "anonymous", "weights", "K/V", "limit")
-    for header in ("stage", *headers, "on", "within"):
-        table.add_column(header, justify="right" if header in headers else "left")
+    headers = ("stage", "seconds", "peak resident", "peak anonymous", "anonymous", "weights", "K/V")
     sizes = ("peak_rss", "peak_anonymous", "anonymous", "weights", "kv", "limit")
+    rows = []
     for stage in report["stages"]:
         values = (stage[f"{size}_bytes"] for size in sizes)
         shown = ("unknown" if value is None else f"{value / 1e9:.2f}" for value in values)
         within = {True: "yes", False: "NO", None: "unknown"}[stage["within"]]
-        row = (stage["stage"], f"{stage['seconds']:.1f}", *shown, stage["limited"], within)
-        table.add_row(*row)
-    console().print(table)
+        seconds = f"{stage['seconds']:.1f}"
+        rows.append((stage["stage"], seconds, *shown, stage["limited"], within))
+    title = f"{report['model']}, {report['weights'] or 'bf16'}"
+    command.show_table(title, (*headers, "limit", "on", "within"), rows, caption)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.checkpoint_stages",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command.parser_of("checkpoint_stages", __doc__)
     parser.add_argument("--model", choices=tuple(RANDOM_MODELS), default="huginn")
     parser.add_argument("--weights", choices=("int8",), help="of the loaded model; default: bf16")
-    parser.add_argument("--dry-run", action="store_true", help="a tiny model")
-    parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
-    options = parser.parse_args(arguments)
+    command.add_json(parser)
+    options = command.parse(parser, arguments)
     try:
         report = report_of(options)
     except NoRoom as error:
         print(f"checkpoint_stages: {error}; nothing is reported", file=sys.stderr)
         return 2
-    if options.json == "-":
-        print(json.dumps(report))
-    else:
-        if options.json is not None:
-            Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-        show(report)
+    command.deliver(report, options.json, show)
     return 1 if any(stage["within"] is False for stage in report["stages"]) else 0
 
 

@@ -7,14 +7,14 @@
     python -m bench.end_to_end --json out.json             # tables, and the report in a file
     python -m bench.end_to_end --dry-run --json            # every path on tiny sizes, to stdout
 
-What is timed is the steady part of a decode (bench/steady_decode.py says what that is): the pace of
-a long generation, neither the prefill nor the wavefront's filling and draining. The samplers of one
-batch size decode in turns.
+What is timed is the steady part of a decode (bench/decode/steady_decode.py says what that is): the
+pace of a long generation, neither the prefill nor the wavefront's filling and draining. The
+samplers of one batch size decode in turns.
 
 ``demo``          the shipped model on its own problems, decoding on past the end of an answer, with
                   every sampler there is. Speed is worth nothing without ``agreement``. At the first
                   batch size autoregressive decoding also runs on the eager provider. Each row has
-                  its share of Python (bench/python_share.py).
+                  its share of Python (bench/decode/python_share.py).
 ``huginn``        3.6 10^9 random parameters, 7.1 GB. Nothing is sure to converge on random weights,
                   so the steady wavefront is enforced: FixedDepth(32) is the freeze rule, r/r' rows
                   are in flight and one token per sequence commits per outer step. Samplers that
@@ -28,35 +28,28 @@ autoregressive decoding, and the random model finite logits. Exit status: 0, 1 i
 2 if there is too little memory. A target that is missed is reported, and no failure.
 
 The JSON: ``schema`` 2, ``dry_run`` (times mean nothing then), ``weights``, ``environment``,
-``notes``, ``rows`` (fields in ``bench.steady_decode.Row``) and ``targets``
-(``bench.targets.Target``).
+``notes``, ``rows`` (fields in ``bench.decode.steady_decode.Row``) and ``targets``
+(``bench.decode.targets.Target``).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import checkpoint_stages, python_share, support, targets
-from bench.gpu.session import TINY
-from bench.random_models import RANDOM_MODELS, create_random, weights_bytes
-from bench.speed_table import show
-from bench.steady_decode import (
-    Decoding,
-    Row,
-    Workload,
-    WrongResult,
-    announced,
-    load_average,
-    take_turns,
-)
+from bench import command
+from bench.command import announced
+from bench.decode import python_share, targets
+from bench.decode.speed_table import show
+from bench.decode.steady_decode import Decoding, Row, Workload, WrongResult, take_turns
+from bench.machine import environment
+from bench.memory import NoRoom, expect_memory
+from bench.random_models import RANDOM_MODELS, TINY, random_model, weights_bytes
 from rdkernels import (
     AdaptiveDepth,
     Autoregressive,
@@ -112,7 +105,7 @@ def workload(
         return Workload(name, model, prompts, trained=True)
     size = weights_bytes(config, weights)
     with announced(f"{name}: {size / 1e9:.1f} GB of random weights"):
-        model = create_random(config, weights)
+        model = random_model(config, weights)
     tokens = torch.randint(config.vocab_size, (batch, 2), generator=torch.manual_seed(0))
     return Workload(name, model, tokens.tolist(), trained=False)
 
@@ -124,7 +117,7 @@ def check_correct(work: Workload) -> None:
     token, on a tiny random model in this model's dtype, and on the model itself if it is small.
     """
     alone = DiffusionForcing(8, inner_recurrence=8, max_wavefront=1, depth_limit=8)
-    models = {"tiny random model": (create_random(TINY), [[1, 2, 3], [4]])}
+    models = {"tiny random model": (random_model(TINY), [[1, 2, 3], [4]])}
     if work.trained:
         models[work.name] = (work.model, work.prompts[:2])
     else:
@@ -189,7 +182,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "command": options.command,
         "dry_run": options.dry_run,
         "weights": options.weights,
-        "environment": support.environment() | {"load_average": load_average()},
+        "environment": environment(),
         "notes": ["dry run: tiny sizes, the times mean nothing"] if options.dry_run else [],
         "rows": [],
     }
@@ -197,7 +190,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         config = RANDOM_MODELS.get(name)
         if config is not None:
             config = TINY if options.dry_run else config
-            checkpoint_stages.expect_memory(weights_bytes(config, options.weights))
+            expect_memory(weights_bytes(config, options.weights))
         batches = options.batch or BATCHES.get(name, RANDOM_BATCHES)
         work = workload(name, config, max(batches), options.weights)
         if options.dry_run:
@@ -208,58 +201,28 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             eager = dataclasses.replace(work, model=model)
         report["notes"].append(f"{name}: {DEMO_NOTE if work.trained else RANDOM_NOTE}")
         rows = bench(work, batches, options.tokens, eager)
-        report["rows"] += [row.to_json() for row in rows]
+        report["rows"] += map(dataclasses.asdict, rows)
         del work, eager  # before the next model is made
     found = targets.find(report["rows"], decided=not options.dry_run)
-    return report | {"targets": [target.to_json() for target in found]}
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
-    return value
+    return report | {"targets": [dataclasses.asdict(target) for target in found]}
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
+    return tuple(command.count(part) for part in text.split(","))
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.end_to_end",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    models = ("demo", *RANDOM_MODELS)
-    parser.add_argument(
-        "--model",
-        action="append",
-        choices=models,
-        help="may be repeated (default: demo; all in a dry run)",
-    )
-    parser.add_argument(
-        "--batch", type=_counts, metavar="N,N", help="sequences (demo: 1 to 32; random: 1,4)"
-    )
-    parser.add_argument("--threads", type=_count, metavar="N", help="default: torch's choice")
-    parser.add_argument(
-        "--tokens",
-        type=_count,
-        metavar="N",
-        help="per sequence in the steady part (demo: 40; random: 8, autoregressive 2)",
-    )
-    parser.add_argument("--weights", choices=("int8",), help="linear layers; default: bf16")
-    parser.add_argument("--dry-run", action="store_true", help="every path on tiny sizes")
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="the report as JSON, in a file beside the tables or (no FILE) alone on stdout",
-    )
-    options = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else arguments
-    options.command = " ".join([parser.prog, *given])
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser, models = command.parser_of("end_to_end", __doc__), ("demo", *RANDOM_MODELS)
+    add = parser.add_argument
+    every = "may be repeated (default: demo; all in a dry run)"
+    add("--model", action="append", choices=models, help=every)
+    sequences = "sequences (demo: 1 to 32; random: 1,4)"
+    add("--batch", type=_counts, metavar="N,N", help=sequences)
+    tokens = "per sequence in the steady part (demo: 40; random: 8, autoregressive 2)"
+    add("--tokens", type=command.count, metavar="N", help=tokens)
+    add("--weights", choices=("int8",), help="linear layers; default: bf16")
+    command.add_json(parser)
+    options = command.parse(parser, arguments)
     if options.model is None:
         options.model = ["demo"] if not options.dry_run else list(models)
     if options.dry_run:
@@ -267,21 +230,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     try:
         report = run(options)
-    except (WrongResult, checkpoint_stages.NoRoom) as error:
+    except (WrongResult, NoRoom) as error:
         print(f"end_to_end: {error}; nothing is reported", file=sys.stderr)
-        return 2 if isinstance(error, checkpoint_stages.NoRoom) else 1
-    if options.json == "-":
-        print(json.dumps(report))
-        return 0
-    if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    show(report)
+        return 2 if isinstance(error, NoRoom) else 1
+    command.deliver(report, options.json, show)
     return 0
 
 

@@ -9,7 +9,7 @@ Exit status: 0 all is well, 1 something failed (see ``failures``), 2 there is no
 there is no number either.
 
 The JSON, schema 1. Times are in microseconds, rates in 10^9 bytes per second; what was not
-measured is null, with a ``reason``. ``bench/gpu/schema.py`` has the types.
+measured is null, with a ``reason``. ``tests/support/gpu_report.py`` has the types.
 
 ``schema``              1; a change of meaning or a removed key increases it
 ``dry_run``             true: tiny shapes on the CPU, every time null
@@ -38,13 +38,15 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from bench.gpu import checks, graphs, machine, model_bench, op_bench
+from bench import command, machine
+from bench.gpu import checks, graphs, model_bench, op_bench
 from bench.gpu.session import Session
+from rdkernels import diagnostics
 
 SCHEMA = 1
 SECTIONS = ("tests", "sanitizers", "graphs", "ops", "model")
@@ -52,9 +54,15 @@ SECTIONS = ("tests", "sanitizers", "graphs", "ops", "model")
 
 def why_no_gpu() -> str | None:
     """None if there is a GPU to check, else why not."""
-    from rdkernels.diagnostics import report
+    return diagnostics.report().gpu_reason
 
-    return report().gpu_reason
+
+def environment(session: Session) -> dict:
+    """The machine, what can serve on it, and the settings that change numbers."""
+    gpu = None if session.dry_run else machine.gpu(session.device)
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    here = machine.environment() | diagnostics.report().to_json()
+    return here | {"allow_tf32": tf32, "gpu": gpu}
 
 
 def check(session: Session, sections: tuple[str, ...], save: Callable[[dict], None]) -> dict:
@@ -62,7 +70,7 @@ def check(session: Session, sections: tuple[str, ...], save: Callable[[dict], No
     report: dict = {
         "schema": SCHEMA,
         "dry_run": session.dry_run,
-        "environment": machine.run(session),
+        "environment": environment(session),
         "copy_gb_per_s": session.copy_bandwidth(),
         "failures": [],
     }
@@ -145,22 +153,17 @@ def _line(what: str, record: dict) -> str:
     )
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu_check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = command.parser_of("gpu_check", __doc__)
     parser.add_argument("--json", action="store_true", help="all records to stdout")
     parser.add_argument("--out", type=Path, metavar="FILE", help="all records to a file")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, tiny, without times")
     parser.add_argument(
         "--section", action="append", choices=SECTIONS, help="only this one (may be repeated)"
     )
-    return parser.parse_args(arguments)
+    return command.parse(parser, arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if not options.dry_run and (reason := why_no_gpu()):
         print(f"gpu_check: no GPU: {reason}; nothing was measured", file=sys.stderr)
@@ -169,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def save(report: dict) -> None:
         if options.out is not None:
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
+            command.write_json(options.out, report)
 
     torch.manual_seed(0)
     report = check(session, tuple(options.section or SECTIONS), save)

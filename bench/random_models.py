@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from bench.gpu.random_model import random_model
-from bench.gpu.session import HUGINN, Session
+from rdkernels.models.blocks import Block
 from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
+from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Weights
 from rdkernels.runtime.loop import Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing
 from rdkernels.samplers.sampling import Sampling
+from rdkernels.wavefront import Wavefront
 
+HUGINN = ModelConfig(
+    hidden_size=5280,
+    num_heads=55,
+    num_kv_heads=55,
+    head_dim=96,
+    intermediate_size=17920,
+    prelude_layers=2,
+    core_layers=4,
+    coda_layers=2,
+    context_length=4096,
+    vocab_size=65536,
+)
+# The same structure, small enough for any CPU; the head dim is one of the tensor-core kernel's.
+TINY = replace(
+    HUGINN,
+    hidden_size=64,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=32,
+    intermediate_size=96,
+    context_length=256,
+    vocab_size=128,
+)
 RANDOM_MODELS = {
     "huginn": HUGINN,
-    "huginn-small": dataclasses.replace(
+    "huginn-small": replace(
         HUGINN, prelude_layers=1, core_layers=1, coda_layers=1, vocab_size=4096
     ),
 }
@@ -39,9 +66,90 @@ def weights_bytes(config: ModelConfig, weights: str | None = None) -> int:
     return sum(size(name, shape) for name, shape in shapes.items())
 
 
-def create_random(config: ModelConfig, weights: str | None = None) -> RecurrentDepthModel:
-    """Random bf16 weights (or int8 ones), made tensor by tensor: no second copy of anything."""
-    return random_model(dataclasses.replace(Session.dry(), config=config), weights)
+def random_model(
+    config: ModelConfig,
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+) -> RecurrentDepthModel:
+    """Random weights, scaled so that states stay finite and keep moving.
+
+    They are made tensor by tensor on the device, without a second copy of anything.
+    ``weights="int8"``: as ``load_model`` makes them.
+    """
+    c, seeds = config, itertools.count()
+
+    def normal(*shape: int) -> torch.Tensor:
+        generator = torch.Generator(device).manual_seed(next(seeds))
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return normal(rows, columns).mul_(columns**-0.5)
+
+    def quantize(weight: torch.Tensor) -> LinearWeight:
+        return weight if weights is None else QuantizedWeight.from_weight(weight)
+
+    def linear(rows: int, columns: int) -> LinearWeight:
+        return quantize(matrix(rows, columns))
+
+    def norm() -> torch.Tensor:
+        return normal(c.hidden_size).mul_(0.1).add_(1.0)
+
+    def block() -> Block:
+        heads = c.num_heads + c.num_kv_heads
+        return Block(
+            **{f"norm_{i}": norm() for i in range(1, 5)},
+            wqkv=linear((heads + c.num_kv_heads) * c.head_dim, c.hidden_size),
+            qk_bias=normal(heads, c.head_dim) if c.qk_bias else None,
+            attn_proj=linear(c.hidden_size, c.num_heads * c.head_dim),
+            mlp_fc=linear(2 * c.intermediate_size, c.hidden_size),
+            mlp_proj=linear(c.hidden_size, c.intermediate_size),
+        )
+
+    def blocks(count: int) -> tuple[Block, ...]:
+        return tuple(block() for _ in range(count))
+
+    embedding = matrix(c.vocab_size, c.hidden_size)
+    all_weights = Weights(
+        embedding=embedding,
+        prelude=blocks(c.prelude_layers),
+        adapter=linear(c.hidden_size, 2 * c.hidden_size),
+        core=blocks(c.core_layers),
+        coda=blocks(c.coda_layers),
+        final_norm=norm(),
+        head=quantize(embedding) if c.tie_embeddings else linear(c.vocab_size, c.hidden_size),
+    )
+    return RecurrentDepthModel(c, all_weights)
+
+
+def core_iterations(
+    model: RecurrentDepthModel, batch: int, context: int, rows: int, iterations: int = 1
+) -> Callable[[], torch.Tensor]:
+    """A call that iterates the core block on ``rows`` rows each behind ``context`` positions.
+
+    What they hold is drawn in fp32 from torch's generator: the same in every dtype.
+
+    Raises:
+        RuntimeError: the states that it leaves are not finite.
+    """
+    length = context + rows
+    cache = model.new_cache(batch, length)
+    for b in range(batch):
+        cache.reserve(b, length)
+    for layer in cache.core:  # a context of zeros would be easier than any real one
+        for values in (layer.key, layer.value):
+            values.copy_(torch.randn(values.shape, device=values.device))
+    front = Wavefront.from_lengths([context] * batch, [rows] * batch, model.device)
+    where = model.rows(front, cache.core_page_table(0))
+    width = 2 * model.config.hidden_size
+    inputs = torch.randn(batch * rows, width, device=model.device).to(model.dtype)
+
+    def call() -> torch.Tensor:
+        return model.iterate(inputs, where, cache, iterations)
+
+    if not call().isfinite().all():
+        raise RuntimeError("the states are not finite")
+    return call
 
 
 def full_wavefronts(

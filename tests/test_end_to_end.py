@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import re
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
 pytest.importorskip("pytest_benchmark", reason="benchmarks need the test extra")
 
-from bench import checkpoint_stages, end_to_end, random_models, steady_decode, targets
-from bench.gpu.session import HUGINN, TINY
-from bench.steady_decode import Decoding, SteadyPart, Workload, WrongResult
-from bench.traffic import Passes, Traffic, counted
+from bench import end_to_end, memory, random_models
+from bench.decode import steady_decode, targets
+from bench.decode.steady_decode import Decoding, SteadyPart, Workload, WrongResult
+from bench.decode.traffic import Passes, Traffic, counted
+from bench.random_models import HUGINN, TINY
 from rdkernels import AdaptiveDepth, Autoregressive, DiffusionForcing, FixedDepth, generate
 from rdkernels.evaluation.compare import Contender
 from rdkernels.runtime import OuterStep
+from tests.support.commands import report_of
 from tests.support.tiny import CONFIG, GROUPED, tiny_model
-from tools.native_build import ROOT
 
 GB = 10**9
 LABEL = "diffusion forcing r'=4"
 
 
-def command(*arguments: str, module: str = "bench.end_to_end") -> dict:
-    """The report of the command in a process of its own."""
-    argv = [sys.executable, "-m", module, "--json", *arguments]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def dry_run() -> dict:
-    return command("--dry-run", "--threads", "1")
+    return report_of("bench.end_to_end", "--dry-run", "--threads", "1")
 
 
 def select(report: dict, **wanted: object) -> list[dict]:
@@ -136,22 +125,6 @@ def test_targets_are_held_against_the_rows(dry_run):
     assert verdicts == [(pytest.approx(7.0), True), (0.4, None), (pytest.approx(7.9), False)]
 
 
-@pytest.mark.parametrize("weights", [None, "int8"])
-def test_stages_of_the_dry_run(weights):
-    chosen = [] if weights is None else ["--weights", weights]
-    report = command("--dry-run", *chosen, module="bench.checkpoint_stages")
-    assert [stage["stage"] for stage in report["stages"]] == ["create", "save", "load", "decode"]
-    for stage in report["stages"]:
-        loaded = stage["stage"] in ("load", "decode")
-        size = random_models.weights_bytes(TINY, weights if loaded else None)
-        assert stage["weights_bytes"] == size and stage["seconds"] > 0.0
-        assert (stage["kv_bytes"] > 0) == (stage["stage"] == "decode")
-        assert stage["limited"] == ("anonymous" if loaded and weights else "resident")
-        assert stage["within"] is not False
-        peak, anonymous = stage["peak_rss_bytes"], stage["anonymous_bytes"]
-        assert peak is None or anonymous is None or peak >= anonymous > 0
-
-
 def test_table_of_a_report(dry_run, capsys):
     end_to_end.show(dry_run)
     shown = capsys.readouterr().out
@@ -187,8 +160,8 @@ def test_malformed_arguments(arguments, words, capsys):
 def test_too_little_memory_is_said_before_any_work(monkeypatch, tmp_path, capsys):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9000000 kB\nMemAvailable: 3000000 kB\n")
-    monkeypatch.setattr(checkpoint_stages, "_MEMORY", meminfo)
-    monkeypatch.setattr(end_to_end, "create_random", lambda config: pytest.fail("was created"))
+    monkeypatch.setattr(memory, "MEMORY", meminfo)
+    monkeypatch.setattr(end_to_end, "random_model", lambda config: pytest.fail("was created"))
     assert end_to_end.main(["--model", "huginn"]) == 2
     out, error = capsys.readouterr()
     assert out == "" and "3.1 GB are available" in error and "7.1 GB of weights" in error
@@ -371,7 +344,7 @@ def test_traffic_counts_the_head_once_and_no_embedding(config, seed):
 
 @pytest.mark.parametrize("weights", [None, "int8"])
 def test_random_weights_have_the_config_s_shapes(weights):
-    model = random_models.create_random(TINY, weights)
+    model = random_models.random_model(TINY, weights)
     assert model.dtype == torch.bfloat16
     assert model.parameter_bytes() == random_models.weights_bytes(TINY, weights)
     assert all(tensor.isfinite().all() for tensor in model.weights.tensors())
@@ -385,20 +358,3 @@ def test_width_of_the_enforced_wavefront():
     assert width(inner_recurrence=inner) == 32 // inner
     assert width(inner_recurrence=5) == 7 and width(inner_recurrence=1, max_wavefront=9) == 9
     assert steady_decode.width(Autoregressive(32).wavefront_policy()) == 1
-
-
-# ---- memory ----
-
-
-def test_stages_measure_their_own_peak():
-    """A stage that allocates and frees shows in its own peak, not in the next one's."""
-    if not checkpoint_stages._reset_peak():
-        pytest.skip("the peak of the resident set cannot be reset here")
-    stages = checkpoint_stages.Stages()
-    stages.run("much", lambda: (torch.ones(512 << 20, dtype=torch.uint8), time.sleep(0.1)), 0)
-    stages.run("little", lambda: None, 0, kv_bytes=1 << 20, limited="anonymous")
-    much, little = stages.records
-    for peak in ("peak_rss_bytes", "peak_anonymous_bytes"):
-        assert getattr(much, peak) - getattr(little, peak) > 400 << 20
-    assert not much.within and little.within
-    assert little.limit_bytes == int(1.1 * (1 << 20)) + stages.constant

@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need the plots extra")
 
-from bench import figures
-from bench.pictures import batch_scaling, context_growth, roofline, speed_accuracy
+from bench import timing
+from bench.figures import __main__ as figures
+from bench.figures import batch_scaling, context_growth, roofline, speed_accuracy
 
 LARGEST_PNG = 100_000
 
@@ -79,6 +80,19 @@ def test_line_through_points():
     assert context_growth.line([0, 1, 2, 3], [0, 1, 1, 0])["r_squared"] == pytest.approx(0.0)
 
 
+def test_calls_take_turns():
+    order = []
+    calls = [lambda name=name: order.append(name) for name in "ab"]
+    times = timing.in_turns(calls, rounds=2, repeats=2)
+    assert "".join(order) == "aaabbb" * 2  # the first of three is not counted
+    assert [len(own) for own in times] == [4, 4] and min(map(min, times)) >= 0.0
+
+
+def test_spread_of_times():
+    assert timing.Spread.of([5.0, 1.0, 2.0, 4.0, 3.0, 6.0]) == (3.5, 2.0, 5.0)
+    assert timing.Spread.of([7.0]) == (7.0, 7.0, 7.0)
+
+
 def test_roof_is_the_lower_of_bandwidth_and_peak():
     point = {"weights": "bf16", "median_seconds": 1.0, "weights_bytes": 2, "weights_gb_per_s": 1.0}
     points = [point | {"rows": n, "flops": 2 * n, "gflop_per_s": float(n)} for n in (1, 4, 16)]
@@ -88,7 +102,7 @@ def test_roof_is_the_lower_of_bandwidth_and_peak():
 
 
 def test_grid_of_the_speed_accuracy_figure():
-    entrants = speed_accuracy.grid(speed_accuracy.Size())
+    entrants = speed_accuracy.grid()
     assert entrants[0].label == "autoregressive r=32"
     samplers = [entrant.sampler for entrant in entrants]
     assert len({repr(sampler) for sampler in samplers}) == len(samplers) == 6 + 3 * (6 + 2)

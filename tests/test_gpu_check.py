@@ -13,17 +13,18 @@ from collections import Counter
 import pytest
 import torch
 
-from bench import gpu_check
-from bench.gpu import checks, correctness, graphs, model_bench, op_cases, schema
-from bench.gpu.op_cases import attention, providers, small_cases, timed_cases
-from bench.gpu.session import HUGINN, Session, gb_per_second, rates
-from cases import OpCase
+from bench import correctness, gpu_check, machine
+from bench.gpu import checks, graphs, model_bench, op_bench
+from bench.gpu.session import Session, gb_per_second, rates
+from bench.op_cases import OpCase, as_tuple, attention, small_cases
+from bench.random_models import HUGINN
 from rdkernels.backends import native
 from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
-from rdkernels.registry import forget_choices
+from rdkernels.ops import _registry as registry
 from rdkernels.runtime import graphs as step_graphs
+from tests.support import gpu_report as schema
 from tests.support.checking import assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
@@ -164,14 +165,27 @@ def test_failures_are_named_and_shown():
     assert "swiglu (c), native" not in shown  # a wrong result has no line among the measured
 
 
+@pytest.mark.parametrize("text", ["processor\t: 0\nBogoMIPS\t: 50.00\nCPU part\t: 0xd40\n", None])
+def test_a_processor_without_a_name_has_its_architecture_s(text, tmp_path, monkeypatch):
+    """As on ARM, and where there is no /proc."""
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x aarch64"
+    cpuinfo.write_text("model name\t: Some CPU @ 2 GHz\nmodel name\t: another\n")
+    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x Some CPU @ 2 GHz"
+
+
 # ---- cases ----
 
 
 def test_every_op_has_small_and_timed_cases():
     session = Session.dry()
     assert {case.op for case in small_cases(session)} == GPU_OPS
-    assert {case.op for case in timed_cases(session)} == GPU_OPS
-    labels = Counter((case.op, case.label) for case in timed_cases(session))
+    assert {case.op for case in op_bench.timed_cases(session)} == GPU_OPS
+    labels = Counter((case.op, case.label) for case in op_bench.timed_cases(session))
     assert max(labels.values()) == 1
 
 
@@ -179,7 +193,7 @@ def test_every_op_has_small_and_timed_cases():
 def test_cases_are_valid_and_correct(dtype):
     session = dataclasses.replace(Session.dry(), dtype=dtype)
     for case in small_cases(session):
-        for provider, reason in providers(case, session.device).items():
+        for provider, reason in case.providers(session.device).items():
             if reason is None:
                 assert correctness.wrong(case, provider) is None, (case.op, provider)
         assert graphs.check(case, session) is None, case.op
@@ -188,9 +202,9 @@ def test_cases_are_valid_and_correct(dtype):
 def test_restore_undoes_what_calls_accumulate():
     for case in small_cases(Session.dry()):
         used = case.copies()
-        first = correctness.as_tuple(OPS[case.op].eager(*used))
+        first = as_tuple(OPS[case.op].eager(*used))
         case.restore(used)
-        second = correctness.as_tuple(OPS[case.op].eager(*used))
+        second = as_tuple(OPS[case.op].eager(*used))
         for a, b in zip(first, second, strict=True):
             assert_same_bits(a, b)
 
@@ -213,6 +227,20 @@ def test_a_wrong_provider_is_not_timed(monkeypatch):
     case = next(c for c in small_cases(Session.dry()) if c.op == "swiglu")
     monkeypatch.setattr(correctness, "serve", lambda case, provider: wrong_swiglu)
     assert "max error" in correctness.wrong(case, "native")
+
+
+@pytest.mark.parametrize("spoiled", [float("nan"), float("inf"), 0.1])
+def test_what_is_not_close_is_not_timed(spoiled):
+    same = torch.tensor([1.0, 2.0, 3.0])
+    assert correctness.complaint(same, same, same.double()) is None
+    out = same.clone()
+    out[1] += spoiled
+    assert correctness.complaint(out, same, same.double())
+    assert correctness.complaint(same.half(), same, same.double()).startswith("torch.float16[3]")
+    nothing = torch.full((3,), spoiled)
+    zeros, empty = torch.zeros(3), nothing.double()
+    assert spoiled == 0.1 or correctness.complaint(zeros, nothing, empty)
+    assert correctness.complaint(nothing, nothing.clone(), nothing.double()) is None
 
 
 def test_a_launch_that_a_graph_does_not_repeat_is_found(monkeypatch):
@@ -276,8 +304,6 @@ def test_rates():
 
 def test_timed_sections_with_the_fake_clock(timed_session):
     """Every record of the microbenchmarks has a time, a rate and a line in the summary."""
-    from bench.gpu import op_bench
-
     records = op_bench.run(timed_session, copy_bandwidth=0.001)
     measured = [record for record in records if record["correct"]]
     assert {record["op"] for record in measured} == GPU_OPS
@@ -310,7 +336,7 @@ def test_the_model_is_timed_with_and_without_graphs(timed_session, fake_graphs, 
 @needs_native
 def test_graph_check_of_every_op_with_fake_graphs(timed_session, fake_graphs):  # noqa: F811
     for case in small_cases(timed_session):
-        if providers(case, timed_session.device)["native"] is None:
+        if case.providers(timed_session.device)["native"] is None:
             assert graphs.check(case, timed_session) is None, case.op
     assert any(line.startswith("captured") for line in fake_graphs)
 
@@ -335,19 +361,21 @@ def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
                 return real(*args, **kwargs)
 
             monkeypatch.setattr(op, form, noted)
-    forget_choices()
+    registry._select.cache_clear()
+    registry._bind.cache_clear()
     session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
     try:
-        best = model_bench.random_model(session)
+        best = model_bench.random_model(session.config)
         model = RecurrentDepthModel(best.config, best.weights, backend="eager")
         model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
     finally:
-        forget_choices()
-    assert called == set(model_bench.ops_of_a_step())
+        registry._select.cache_clear()
+        registry._bind.cache_clear()
+    assert called == set(model_bench.OPS_OF_A_STEP)
 
 
 def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):
     session = Session.on_gpu()
     assert session.config == HUGINN and not session.dry_run
     assert (1, 128) in session.wavefronts and (32, 8) in session.wavefronts
-    assert set(op_cases.TIMED_ROWS) <= set(session.rows)
+    assert set(op_bench.TIMED_ROWS) <= set(session.rows)

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rdkernels as rdk
-from bench.gpu.session import TINY
+from bench.random_models import TINY
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
 from rdkernels.runtime.loop import Prompt, WavefrontLoop

@@ -13,7 +13,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.triton_resources import Resources, problems, vanished
 from cases.attention import make_case
 from rdkernels import backends, ops
 from rdkernels.backends import philox
@@ -23,6 +22,8 @@ from rdkernels.ops import OPS
 from rdkernels.registry import choice, forget_choices, only_by_name
 from tests.support.attention_case import check_case
 from tests.support.philox_reference import random_keys
+from tools.kernel_audit.gate import Measurement
+from tools.kernel_audit.triton_kernels import GATE, Resources
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
@@ -241,7 +242,7 @@ def test_splits_of_a_context(head_dim, dtype, monkeypatch, seed):
 
 def check_resources(*arguments: str) -> subprocess.CompletedProcess:
     variables = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "bench.triton_resources", "--check", *arguments]
+    command = [sys.executable, "-m", "tools.kernel_audit", "--of", "triton", "--check", *arguments]
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
 
@@ -259,21 +260,25 @@ def test_resources_of_every_kernel():
 def test_worse_resources_are_found():
     good = Resources(64, 0, 0, 1024, 128, 32)
     name = "recurrent_attention_kernel<bf16>"
-    committed = {"triton": "3", "kernels": {name: {"sm_90": vars(good)}, "gone": {}}}
+    committed = {
+        "triton": "3",
+        "kernels": {name: {"sm_90": vars(good)}, "gone": {"sm_90": {}, "sm_80": {}}},
+    }
 
     def complaints(release="3", **changes):
         now = {name: {"sm_90": Resources(**(vars(good) | changes))}}
-        return problems(now, committed, release)
+        return GATE.regressions(Measurement(release, ("sm_90",), now), committed)
 
     assert complaints() == []
     assert complaints(registers=65) == [f"sm_90 {name}: 65 registers, 64 committed"]
     assert complaints(shared=2048) == [f"sm_90 {name}: 2048 bytes shared, 1024 committed"]
     assert complaints("4", registers=65, shared=2048) == [], "another compiler"
-    assert complaints("4", stack=8) == [f"sm_90 {name}: stack: 8"]
+    assert complaints("4", stack=8) == [f"sm_90 {name}: stack: 8 bytes"]
     assert complaints(local_accesses=2) == [f"sm_90 {name}: local accesses: 2"]
     assert complaints(tensor_core_products=0) == [f"sm_90 {name}: no tensor-core products"]
-    unknown = problems({"new": {"sm_90": good}}, committed, "3")
+    now = Measurement("3", ("sm_90",), {"new": {"sm_90": good}})
+    unknown = GATE.regressions(now, committed)
     assert len(unknown) == 1 and "run --update" in unknown[0]
-    assert vanished({name: {}}, committed) == [
-        "gone: in triton_resources.json, but no longer launched; run --update"
+    assert GATE.vanished(Measurement("3", ("sm_90",), {name: {"sm_90": good}}), committed) == [
+        "sm_90 gone: in triton_resources.json, but no longer compiled; run --update"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -59,8 +60,6 @@ def _record(
 
 
 def _find_sanitizer() -> Path | None:
-    import os
-
     if on_path := shutil.which("compute-sanitizer"):
         return Path(on_path)
     root = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))

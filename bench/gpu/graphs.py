@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from bench.gpu.op_cases import out_buffers, providers, small_cases
 from bench.gpu.session import Session
-from cases import OpCase
+from bench.op_cases import OpCase, out_buffers, small_cases
 from rdkernels.ops import OPS
 
 
@@ -64,7 +63,7 @@ def run(session: Session) -> list[dict]:
     """A record per op and case that has a kernel of its own on the device."""
     records = []
     for case in small_cases(session):
-        reason = None if session.dry_run else providers(case, session.device)["native"]
+        reason = None if session.dry_run else case.providers(session.device)["native"]
         record = {"op": case.op, "case": case.label, "captured": not session.dry_run}
         if reason is not None:
             records.append({**record, "captured": False, "ok": None, "reason": reason})

@@ -8,25 +8,24 @@ from typing import NamedTuple
 import torch
 
 from bench.gpu.graphs import capture
-from bench.gpu.random_model import random_model
 from bench.gpu.session import NO_TIMES, Session, rates
-from bench.random_models import full_wavefronts
+from bench.random_models import core_iterations, full_wavefronts, random_model
 from rdkernels import ops
 from rdkernels.errors import RdkernelsError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS
 from rdkernels.runtime.graphs import reads_back
-from rdkernels.wavefront import Wavefront
 
 INNER_RECURRENCE = 4
+NO_SHAPE = {"batch": None, "rows": None, "graph": None}  # of a provider that cannot serve
 
 
 class Shape(NamedTuple):
     """What is measured: ``rows`` of each of ``batch`` sequences, launched or replayed."""
 
-    batch: int | None
-    rows: int | None
-    graph: bool | None
+    batch: int
+    rows: int
+    graph: bool
 
 
 def run(session: Session, copy_bandwidth: float | None) -> dict[str, list[dict]]:
@@ -34,13 +33,16 @@ def run(session: Session, copy_bandwidth: float | None) -> dict[str, list[dict]]
     report: dict[str, list[dict]] = {"core_iteration": [], "outer_step": []}
     shapes = [Shape(*shape, graph) for shape in session.wavefronts for graph in (False, True)]
     with torch.no_grad():
-        best = random_model(session)
+        best = random_model(session.config, None, session.device, session.dtype)
         for backend in (None, *BACKENDS):  # None: per op the best provider that serves it
             model = RecurrentDepthModel(best.config, best.weights, backend=backend)
             refusal = cannot_serve(session, backend)
-            for shape in shapes if refusal is None else [Shape(None, None, None)]:
+            for shape in shapes if refusal is None else [None]:
                 for section, measure in MEASURES.items():
-                    names = {"provider": backend or "best", **shape._asdict()}
+                    names = {
+                        "provider": backend or "best",
+                        **(shape._asdict() if shape else NO_SHAPE),
+                    }
                     reason, moved, times = measured(session, model, measure, shape, refusal)
                     speed = {**times, **rates(moved, times, copy_bandwidth)}
                     report[section].append({**names, "reason": reason, **speed})
@@ -54,13 +56,13 @@ def measured(
     session: Session,
     model: RecurrentDepthModel,
     measure: Measure,
-    shape: Shape,
+    shape: Shape | None,
     refusal: str | None,
 ) -> tuple[str | None, int | None, dict[str, float | None]]:
     """Why there are no times, bytes that have to move, times."""
-    if refusal is None and shape.graph and reads_back(model):
+    if shape and shape.graph and reads_back(model):
         refusal = "the eager ops read sizes back to the host, which no graph can hold"
-    if refusal is not None:
+    if refusal is not None or shape is None:
         return refusal, None, dict(NO_TIMES)
     try:
         return None, *measure(session, model, shape)
@@ -95,24 +97,11 @@ def core_iteration(
 ) -> tuple[int, dict[str, float | None]]:
     """Device time of one iteration behind ``session.context`` positions; cold L2 cache."""
     batch, rows, graph = shape
-    length = session.context + rows
-    cache = model.new_cache(batch, length)
-    for b in range(batch):
-        cache.reserve(b, length)
-    for layer in cache.core:  # a context of zeros would be easier than any real one
-        layer.key.normal_()
-        layer.value.normal_()
-    front = Wavefront.from_lengths([session.context] * batch, [rows] * batch, session.device)
-    where = model.rows(front, cache.core_page_table(0))
-    inputs = session.random(batch * rows, 2 * session.config.hidden_size)
-
-    def call() -> torch.Tensor:
-        return model.iterate(inputs, where, cache)
-
-    if not call().isfinite().all():
-        raise RuntimeError("the states are not finite")
+    call = core_iterations(model, batch, session.context, rows)
     times = session.time_cold(capture(call, session) if graph else call)
-    moved = model.parameter_bytes("core") + _kv_bytes(session, batch, rows, len(cache.core))
+    moved = model.parameter_bytes("core") + _kv_bytes(
+        session, batch, rows, model.config.core_layers
+    )
     return moved, times
 
 

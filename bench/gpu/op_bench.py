@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from bench.gpu.correctness import wrong
-from bench.gpu.op_cases import providers, serve, timed_cases
+from collections.abc import Iterator
+
+from bench.correctness import wrong
 from bench.gpu.session import NO_TIMES, Session, rates
-from cases import OpCase
+from bench.op_cases import ROW_CASES, OpCase, advance_wavefront, attention, serve
+
+TIMED_ROWS = (1, 8, 32, 128)
+
+
+def timed_cases(session: Session) -> Iterator[OpCase]:
+    """Every op at the sizes that decoding has; one at a time, for they are large."""
+    for batch, rows in session.wavefronts:
+        yield attention(session, batch, rows)
+    for rows in session.rows if session.dry_run else TIMED_ROWS:
+        yield from (make(session, rows) for make in ROW_CASES.values())
+    for batch in session.batches:
+        yield advance_wavefront(session, batch, session.batch_rows)
 
 
 def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
@@ -13,7 +26,7 @@ def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
     return [
         _record(case, provider, reason, session, copy_bandwidth)
         for case in timed_cases(session)
-        for provider, reason in providers(case, session.device).items()
+        for provider, reason in case.providers(session.device).items()
     ]
 
 

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from rdkernels.models.config import ModelConfig
-
-HUGINN = ModelConfig(
-    hidden_size=5280,
-    num_heads=55,
-    num_kv_heads=55,
-    head_dim=96,
-    intermediate_size=17920,
-    prelude_layers=2,
-    core_layers=4,
-    coda_layers=2,
-    context_length=4096,
-    vocab_size=65536,
-)
-# The same structure, small enough for any CPU; the head dim is one of the tensor-core kernel's.
-TINY = replace(
-    HUGINN,
-    hidden_size=64,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=32,
-    intermediate_size=96,
-    context_length=256,
-    vocab_size=128,
-)
+from bench.op_cases import Setting
+from bench.random_models import HUGINN, TINY
+from bench.timing import Spread, seconds_of
 
 # A dry run has no times: what a CPU needs for it says nothing about a GPU.
-NO_TIMES = {"median_us": None, "p20_us": None, "p80_us": None}
+NO_TIMES: dict[str, float | None] = {"median_us": None, "p20_us": None, "p80_us": None}
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Setting):
     """One run of gpu_check: the real one on a CUDA device, a dry one on the CPU with tiny sizes.
 
     Attributes:
         dry_run: same control flow, tiny shapes, every time null.
-        config: the model's sizes.
-        context: positions in the cache before the rows in flight.
         rows: wavefront lengths of a single sequence.
         batches: sequences of ``batch_rows`` rows each.
         repeats: timed calls.
     """
 
     dry_run: bool
-    device: torch.device
-    dtype: torch.dtype
-    config: ModelConfig
-    context: int
     rows: tuple[int, ...]
     batches: tuple[int, ...]
     batch_rows: int
@@ -96,12 +66,6 @@ class Session:
         """(sequences, rows of each): one sequence of every length, then every batch."""
         single = [(1, n) for n in self.rows]
         return single + [(b, self.batch_rows) for b in self.batches if b > 1]
-
-    def random(self, *shape: int, dtype: torch.dtype | None = None, seed: int = 0) -> torch.Tensor:
-        """Normal values, made on the device."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        kind = self.dtype if dtype is None else dtype
-        return torch.randn(shape, generator=generator, device=self.device, dtype=kind)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -148,14 +112,13 @@ class Session:
         call()
         if self.dry_run:
             return dict(NO_TIMES)
-        times = []
-        for _ in range(self.repeats):
-            self.synchronize()
-            began = time.perf_counter()
+
+        def finished() -> None:
             call()
             self.synchronize()
-            times.append((time.perf_counter() - began) * 1e6)
-        return _percentiles(times)
+
+        self.synchronize()
+        return _percentiles([seconds_of(finished) * 1e6 for _ in range(self.repeats)])
 
     def copy_bandwidth(self) -> float | None:
         """GB/s (read plus written) of a large device copy: what the percentages are of."""
@@ -167,9 +130,7 @@ class Session:
 
 
 def _percentiles(times: list[float]) -> dict[str, float | None]:
-    cuts = statistics.quantiles(times, n=10, method="inclusive")
-    median = statistics.median(times)
-    return {"median_us": round(median, 2), "p20_us": round(cuts[1], 2), "p80_us": round(cuts[7], 2)}
+    return {f"{name}_us": round(value, 2) for name, value in Spread.of(times)._asdict().items()}
 
 
 def gb_per_second(moved: int | None, times: dict[str, float | None]) -> float | None:

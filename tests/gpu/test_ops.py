@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+from bench.correctness import wrong
 from bench.gpu import graphs
-from bench.gpu.correctness import as_tuple, wrong
-from bench.gpu.op_cases import out_buffers, providers, serve, timed_cases
-from bench.gpu.session import HUGINN
+from bench.gpu.op_bench import timed_cases
+from bench.op_cases import as_tuple, out_buffers, serve
+from bench.random_models import HUGINN
 from rdkernels.ops import OPS
 from tests.gpu.conftest import native_cases
 from tests.support.checking import FLOAT_DTYPES, assert_same_bits
@@ -30,7 +31,7 @@ def test_error_rule_at_huginn_sizes(session):
         session, config=HUGINN, context=600, rows=(1, 8, 40), batches=(1, 4)
     )
     for case in timed_cases(huginn):
-        if providers(case, session.device)["native"] is None:
+        if case.providers(session.device)["native"] is None:
             problem = wrong(case, "native")
             assert problem is None, f"{case.op} ({case.label}): {problem}"
 
