@@ -91,9 +91,10 @@ def make_case(
     interleaved: bool = True,
     device: torch.device | str = "cpu",
 ) -> AttentionCase:
-    """Random rows, history and page order. ``inactive`` is the share of inactive rows.
+    """Random rows, history and page order; what is large is made on ``device``.
 
-    What is large is made on ``device``.
+    ``inactive`` is the share of inactive rows; where it is not 0, one at least of several rows is
+    inactive and one is active.
     """
     rows, batch = sum(lengths), len(start)
     used = [-(-(first + n) // page_size) for first, n in zip(start, lengths, strict=True)]
@@ -104,6 +105,9 @@ def make_case(
     active = None
     if inactive:
         active = torch.rand(rows + padding) >= inactive
+        if rows > 1:
+            one, other = torch.randperm(rows)[:2]
+            active[one], active[other] = True, False
     qkv = torch.randn(rows + padding, (heads + 2 * kv_heads) * head_dim, device=device)
     qkv[rows:] = NAN
     case = AttentionCase(

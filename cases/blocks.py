@@ -99,30 +99,59 @@ class BlockCase:
     def op_by_op(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
         """The blocks by the native ops, one after another; writes to the caches of this case."""
         native = ops.bind(hidden, "native")
-        stack = self.stack()
-        caches = [
-            LayerCache(*pair) for pair in zip(self.key_caches, self.value_caches, strict=True)
-        ]
-        norm = self.last_norm if last_norm else None
-        rows = Rows(*self.layout[1:])
+        blocks = self._blocks()
+        normed = native.rms_norm(hidden, blocks[0]["norm_1"], EPS)
+        for i, block in enumerate(blocks):
+            cos_sin, *rows, active = self.layout
+            bias = block["qk_bias"] if block["qk_bias"].numel() else None
+            caches = (self.key_caches[i], self.value_caches[i])
+            mixed = native.recurrent_attention(
+                _linear(normed, block, "wqkv"), bias, cos_sin, *caches, *rows, active,
+                self.scale, self.interleaved,
+            )  # fmt: skip
+            delta = _linear(mixed, block, "attn_proj")
+            norms = (block["norm_2"], block["norm_3"])
+            hidden, normed = native.residual_norm(delta, hidden, *norms, EPS, "huginn")
+            gated = native.swiglu(_linear(normed, block, "mlp_fc"))
+            delta = _linear(gated, block, "mlp_proj")
+            following = self.last_norm if last_norm else None
+            if i + 1 < len(blocks):
+                following = blocks[i + 1]["norm_1"]
+            norms = (block["norm_4"], following)
+            hidden, normed = native.residual_norm(delta, hidden, *norms, EPS, "huginn")
+        return normed if last_norm else hidden
 
-        def linear(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
-            return native.row_linear(x, *values_and_scale(weight))
-
-        return stack.op_by_op(native, linear, hidden, caches, rows, norm)
-
-    def stack(self) -> BlockStack:
-        per_block = len(ops.BLOCK_TENSORS)
+    def by_the_model(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
+        """The same as the model has it, whose rotation is always interleaved."""
         blocks = []
-        for first in range(0, len(self.weights), per_block):
-            tensors = self.weights[first : first + per_block]
-            named = dict(zip(ops.BLOCK_TENSORS, tensors, strict=True))
+        for named in self._blocks():
             fields = {name: named[name] for name in Block.__dataclass_fields__}
             fields["qk_bias"] = fields["qk_bias"] if fields["qk_bias"].numel() else None
             for matrix, scale in MATRICES.items():
                 fields[matrix] = _linear_weight(named[matrix], named[scale])
             blocks.append(Block(**fields))
-        return BlockStack(tuple(blocks), self.layout[0], EPS, self.scale)
+        stack = BlockStack(tuple(blocks), self.layout[0], EPS, self.scale)
+        pairs = zip(self.key_caches, self.value_caches, strict=True)
+        caches = [LayerCache(*pair) for pair in pairs]
+        norm = self.last_norm if last_norm else None
+
+        def linear(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
+            return ops.row_linear(x, *values_and_scale(weight), backend="native")
+
+        native, rows = ops.bind(hidden, "native"), Rows(*self.layout[1:])
+        return stack.op_by_op(native, linear, hidden, caches, rows, norm)
+
+    def _blocks(self) -> list[dict[str, torch.Tensor]]:
+        per_block = len(ops.BLOCK_TENSORS)
+        return [
+            dict(zip(ops.BLOCK_TENSORS, self.weights[first : first + per_block], strict=True))
+            for first in range(0, len(self.weights), per_block)
+        ]
+
+
+def _linear(x: torch.Tensor, block: dict[str, torch.Tensor], matrix: str) -> torch.Tensor:
+    weight = _linear_weight(block[matrix], block[MATRICES[matrix]])
+    return ops.row_linear(x, *values_and_scale(weight), backend="native")
 
 
 def _matrices(weights: list[torch.Tensor]) -> Iterator[tuple[int, int]]:

@@ -146,17 +146,23 @@ def test_forbidden_tokens_never_appear(seed, sampler, temperature):
 
 @pytest.mark.parametrize("criterion", ["entropy-diff", "kl", "minp-kl", "argmax-stability"])
 def test_criteria_of_logits_stand_forbidden_tokens(seed, criterion):
-    """-inf among the logits does not keep a row from converging."""
-    sampler = rdk.AdaptiveDepth(60, criterion=criterion)
-    bias = {t: -math.inf for t in range(1, CONFIG.vocab_size, 2)}
-    out = rdk.generate(
-        tiny_model(seed),
-        [[2, 4]],
-        sampler=sampler,
-        sampling=rdk.Sampling(logit_bias=bias),
-        max_new_tokens=5,
-    )
-    assert max(out.stats.depths[0][1:]) < 60
+    """-inf among the logits measures as what nobody would ever choose does: nothing turns NaN.
+
+    Whether a row of random weights converges at all is up to the weights: its most likely token may
+    go on changing between two for ever.
+    """
+
+    def depths(bias):
+        out = rdk.generate(
+            tiny_model(seed),
+            [[2, 4]],
+            sampler=rdk.AdaptiveDepth(60, criterion=criterion),
+            sampling=rdk.Sampling(logit_bias=dict.fromkeys(range(1, CONFIG.vocab_size, 2), bias)),
+            max_new_tokens=5,
+        )
+        return out.tokens, out.stats.depths
+
+    assert depths(-math.inf) == depths(-1e4)
 
 
 def test_log_probs_are_of_the_adjusted_logits(seed):
