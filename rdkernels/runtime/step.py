@@ -296,6 +296,7 @@ class OuterStepProgram:
             fresh=rows.key[:, 2] == 0,
             logits=rows.logits if criterion.needs_logits else None,
             memory=self.memory,
+            backend=self.model.backend,
         )
         measured, kept = criterion.measure(check)
         self.memory = {**self.memory, **kept}
