@@ -14,9 +14,9 @@ import torch
 
 from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.runtime.buffers import NextRows, RowBuffers, RowTensors
+from rdkernels.runtime.buffers import NextRows, RowBuffers, RowTensors, SequenceTensors
 from rdkernels.runtime.graphs import StaticSteps
-from rdkernels.runtime.step import OuterStepProgram, SequenceTensors
+from rdkernels.runtime.step import OuterStepProgram
 from rdkernels.runtime.trace import Completion, OuterStep
 from rdkernels.samplers.sampling import Sampling, TokenSampler
 from rdkernels.samplers.schedule import WavefrontPolicy
@@ -53,6 +53,9 @@ class SequenceProgress:
 
 class WavefrontLoop:
     """Sequences in flight: :meth:`admit` prompts, :meth:`step` while rows remain, :meth:`release`.
+
+    Between steps :meth:`generated`, :meth:`finish_reason` and :meth:`completion` tell how far the
+    sequence at a place of the batch has come.
 
     Args:
         max_sequences: places of the batch.
@@ -181,16 +184,16 @@ class WavefrontLoop:
         phase = self.policy.phases[self._phase]
         self._phase = (self._phase + 1) % len(self.policy.phases)
         runner = self.static_steps or self.program
-        num_rows = runner.rows(self.num_rows)
-        self.buffers.reserve(num_rows)
         starts = [progress.start for progress in self._progress]
         lengths = [progress.rows for progress in self._progress]
+        num_rows = runner.rows(sum(lengths))
+        self.buffers.reserve(num_rows)
         rows, _, report = self.buffers.views(num_rows)
         consumed = rows.token.tolist() if record else []
         runner.run(num_rows, phase, has_fresh_rows=self._has_fresh_rows)
         self.outer_steps += 1
         self.core_iterations += self.program.iterations
-        self.rows_computed += self.num_rows * self.program.iterations
+        self.rows_computed += sum(lengths) * self.program.iterations
         for progress in self._progress:
             progress.iterations += self.program.iterations if progress.rows else 0
         self._last_rows = num_rows

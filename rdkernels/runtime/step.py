@@ -19,58 +19,19 @@ from rdkernels import ops
 from rdkernels.cache import SharedKVCache
 from rdkernels.models.blocks import DecodeScratch, Rows
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.runtime.buffers import NextRows, RowBuffers, RowTensors, StepViews, number
+from rdkernels.runtime.buffers import (
+    NextRows,
+    RowBuffers,
+    RowTensors,
+    SequenceTensors,
+    StepViews,
+    number,
+)
 from rdkernels.samplers.criteria import ExitCheck, Memory
 from rdkernels.samplers.freeze import RowStatus
 from rdkernels.samplers.sampling import TokenSampler
 from rdkernels.samplers.schedule import Phase, Span, WavefrontPolicy
 from rdkernels.wavefront import Wavefront
-
-
-@dataclass
-class SequenceTensors:
-    """What belongs to the sequences of a batch of ``B`` places: tensors that never move.
-
-    Attributes:
-        tokens: ``[B, T]`` int64 prompt, committed tokens and drafts.
-        log_probs: ``[B, T]`` fp32 of each token when it was last predicted, or None.
-        committed_depth: ``[B, T]`` int32.
-        start, limit, known, ids: ``[B]`` int32; see ``advance_wavefront``.
-        done: ``[B]`` bool.
-        cu_rows: ``[B + 1]`` int32 of the coming outer step.
-        stop_tokens: ``[S]`` int64.
-    """
-
-    tokens: torch.Tensor
-    log_probs: torch.Tensor | None
-    committed_depth: torch.Tensor
-    start: torch.Tensor
-    limit: torch.Tensor
-    known: torch.Tensor
-    ids: torch.Tensor
-    done: torch.Tensor
-    cu_rows: torch.Tensor
-    stop_tokens: torch.Tensor
-
-    @staticmethod
-    def empty(
-        batch: int, length: int, stop_tokens: tuple[int, ...], log_probs: bool, device: torch.device
-    ) -> SequenceTensors:
-        def zeros(*shape: int, of: torch.dtype = torch.int32) -> torch.Tensor:
-            return torch.zeros(shape, dtype=of, device=device)
-
-        return SequenceTensors(
-            tokens=zeros(batch, length, of=torch.int64),
-            log_probs=zeros(batch, length, of=torch.float32) if log_probs else None,
-            committed_depth=zeros(batch, length),
-            start=zeros(batch),
-            limit=zeros(batch),
-            known=zeros(batch),
-            ids=zeros(batch),
-            done=torch.ones(batch, dtype=torch.bool, device=device),
-            cu_rows=zeros(batch + 1),
-            stop_tokens=torch.tensor(stop_tokens, dtype=torch.int64, device=device),
-        )
 
 
 @dataclass
