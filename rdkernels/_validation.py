@@ -6,11 +6,47 @@ import operator
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rdkernels.errors import ArgumentError, is_whole
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.runtime.graphs import checked_buckets, default_buckets
+from rdkernels.samplers.policies import DiffusionForcing, Sampler
+from rdkernels.samplers.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Checked options that :class:`rdkernels.Engine` and :func:`rdkernels.generate` share."""
+
+    sampler: Sampler
+    sampling: Sampling
+    stop_tokens: tuple[int, ...]
+    seed: int
+    buckets: tuple[int, ...]
+
+
+def run_options(
+    where: str,
+    model: RecurrentDepthModel,
+    sampler: Sampler | None,
+    sampling: Sampling | None,
+    stop_tokens: Sequence[int],
+    seed: int,
+    buckets: Sequence[int] | None,
+) -> RunOptions:
+    """The options, checked, with the defaults of what is None."""
+    sampler = DiffusionForcing() if sampler is None else sampler
+    sampling = Sampling() if sampling is None else sampling
+    expect_type(where, "sampler", sampler, Sampler)
+    expect_type(where, "sampling", sampling, Sampling)
+    expect_seed(where, seed)
+    stops = ids(where, "stop_tokens", stop_tokens, model.config.vocab_size)
+    padded = checked_buckets(where, default_buckets(model) if buckets is None else buckets)
+    return RunOptions(sampler, sampling, tuple(stops), int(seed), padded)
 
 
 def expect_type(where: str, name: str, value: object, kind: type) -> None:
@@ -18,12 +54,12 @@ def expect_type(where: str, name: str, value: object, kind: type) -> None:
         raise ArgumentError(where, name, f"a {kind.__name__}", repr(value))
 
 
-def expect_count(where: str, name: str, value: object, least: int = 0) -> None:
+def expect_count(where: str, name: str, value: Any, least: int = 0) -> None:
     if not is_whole(value) or value < least:
         raise ArgumentError(where, name, f"a count >= {least}", repr(value))
 
 
-def expect_seed(where: str, seed: object) -> None:
+def expect_seed(where: str, seed: Any) -> None:
     if not is_whole(seed) or not 0 <= seed < 1 << 63:
         raise ArgumentError(where, "seed", "a whole number 0 <= seed < 2**63", repr(seed))
 

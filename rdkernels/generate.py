@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from rdkernels import _validation as validation
-from rdkernels.engine import Completion, Engine, Update
 from rdkernels.errors import ArgumentError
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.runtime.trace import GenerationStats, OuterStep, Trace
+from rdkernels.runtime.loop import Prompt, WavefrontLoop
+from rdkernels.runtime.scheduler import Scheduler, Update, decoded
+from rdkernels.runtime.trace import Completion, GenerationStats, OuterStep, Trace
 from rdkernels.samplers.policies import Sampler
 from rdkernels.samplers.sampling import Sampling
 
@@ -24,6 +25,7 @@ class GenerationOutput:
     """What came out, an entry per sequence: the samples of the first prompt, then the second's.
 
     Attributes:
+        completions: all that is known of each; the lists below are views of them.
         tokens: the generated ids only; a stop token, if hit, is the last one.
         texts: the decoded tokens, without a stop string; None where the model has no tokenizer.
         finish_reasons: ``stop`` (token), ``stop_string`` or ``length``.
@@ -32,12 +34,27 @@ class GenerationOutput:
         trace: a record per outer step, if asked for.
     """
 
-    tokens: list[list[int]]
-    texts: list[str] | None
-    finish_reasons: list[str]
-    log_probs: list[list[float]] | None
+    completions: list[Completion]
     stats: GenerationStats
     trace: Trace | None = None
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        return [completion.tokens for completion in self.completions]
+
+    @property
+    def texts(self) -> list[str] | None:
+        texts = [c.text for c in self.completions if c.text is not None]
+        return texts if len(texts) == len(self.completions) else None
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        return [completion.finish_reason for completion in self.completions]
+
+    @property
+    def log_probs(self) -> list[list[float]] | None:
+        found = [c.log_probs for c in self.completions if c.log_probs is not None]
+        return found if len(found) == len(self.completions) else None
 
 
 @torch.no_grad()
@@ -92,84 +109,63 @@ def generate(
     """
     validation.expect_callable(_WHERE, "on_step", on_step)
     validation.expect_callable(_WHERE, "on_update", on_update)
-    for name, value, kind in (("sampler", sampler, Sampler), ("sampling", sampling, Sampling)):
-        if value is not None:
-            validation.expect_type(_WHERE, name, value, kind)
     validation.expect_count(_WHERE, "max_new_tokens", max_new_tokens)
     validation.expect_count(_WHERE, "samples_per_prompt", samples_per_prompt, least=1)
-    validation.expect_seed(_WHERE, seed)
+    options = validation.run_options(_WHERE, model, sampler, sampling, stop_tokens, seed, buckets)
     encoded = _encode(model, prompts, samples_per_prompt, with_room=max_new_tokens > 0)
-    stops = validation.ids(_WHERE, "stop_tokens", stop_tokens, model.config.vocab_size)
     strings = validation.stop_string_list(model, _WHERE, stop_strings)
     keys = validation.sequence_keys(_WHERE, encoded, sequence_ids)
     record = Trace([len(prompt) for prompt in encoded]) if trace else None
     if not encoded or max_new_tokens == 0:
-        nothing = Completion([], _empty_text(model), "length", [], [] if log_probs else None, 0)
-        return _output([nothing] * len(encoded), GenerationStats(), record)
+        nothing = Completion.empty("length", decoded(model.tokenizer, []), log_probs)
+        stats = GenerationStats(completions=[nothing] * len(encoded))
+        return GenerationOutput(stats.completions, stats, record)
 
-    longest = max(map(len, encoded)) + max_new_tokens
     began = time.perf_counter()
-    engine = Engine(
+    longest = min(max(map(len, encoded)) + int(max_new_tokens), model.config.context_length)
+    loop = WavefrontLoop(
         model,
-        sampler=sampler,
-        sampling=sampling,
+        options.sampler.wavefront_policy(),
+        options.sampling,
         max_sequences=len(encoded),
-        max_tokens=min(longest, model.config.context_length),
-        stop_tokens=stops,
-        seed=seed,
+        max_tokens=longest,
+        stop_tokens=options.stop_tokens,
+        seed=options.seed,
         log_probs=log_probs,
-        buckets=buckets,
+        buckets=options.buckets,
     )
+    scheduler = Scheduler(loop)
     for prompt, key in zip(encoded, keys, strict=True):
-        engine.submit(
-            prompt,
-            max_new_tokens=max_new_tokens,
-            stop_strings=strings,
-            sequence_id=key,
-            on_update=on_update,
-        )
-    engine.start()
+        limit = min(len(prompt) + int(max_new_tokens), longest)
+        scheduler.enqueue(Prompt(prompt, limit, key), strings, on_update)
+    scheduler.start()
     _synchronise(model)
     decode_began = time.perf_counter()
-    watched = trace or on_step is not None
-    while not engine.idle:
-        step = engine.step(record=watched)
-        if step is not None and record is not None:
-            record.steps.append(step)
-        if step is not None and on_step is not None:
-            on_step(step)
+    _run(scheduler, record, on_step)
     _synchronise(model)
-    loop = engine.loop
+    ended = scheduler.results()
     stats = GenerationStats(
         outer_steps=loop.outer_steps,
         core_iterations=loop.core_iterations,
         rows_computed=loop.rows_computed,
         prefill_seconds=decode_began - began,
         decode_seconds=time.perf_counter() - decode_began,
+        completions=[ended[number] for number in range(len(encoded))],
     )
-    ended = engine.results()
-    return _output([ended[number] for number in range(len(encoded))], stats, record)
+    return GenerationOutput(stats.completions, stats, record)
 
 
-def _output(
-    ended: list[Completion], stats: GenerationStats, trace: Trace | None
-) -> GenerationOutput:
-    stats.depths = [completion.depths for completion in ended]
-    stats.sequence_core_iterations = [completion.core_iterations for completion in ended]
-    texts = [completion.text for completion in ended]
-    log_probs = [completion.log_probs for completion in ended]
-    return GenerationOutput(
-        tokens=[completion.tokens for completion in ended],
-        texts=None if None in texts else texts,
-        finish_reasons=[completion.finish_reason for completion in ended],
-        log_probs=None if None in log_probs else log_probs,
-        stats=stats,
-        trace=trace,
-    )
-
-
-def _empty_text(model: RecurrentDepthModel) -> str | None:
-    return None if model.tokenizer is None else ""
+def _run(
+    scheduler: Scheduler, record: Trace | None, on_step: Callable[[OuterStep], None] | None
+) -> None:
+    """Until nothing is in flight, telling whoever watches."""
+    watched = record is not None or on_step is not None
+    while not scheduler.idle:
+        step = scheduler.step(record=watched)
+        if step is not None and record is not None:
+            record.steps.append(step)
+        if step is not None and on_step is not None:
+            on_step(step)
 
 
 def _synchronise(model: RecurrentDepthModel) -> None:
@@ -179,7 +175,7 @@ def _synchronise(model: RecurrentDepthModel) -> None:
 
 def _encode(
     model: RecurrentDepthModel,
-    prompts: Sequence[Sequence[int]] | Sequence[str],
+    prompts: Iterable[Sequence[int] | str],
     copies: int,
     with_room: bool,
 ) -> list[list[int]]:
@@ -188,7 +184,7 @@ def _encode(
         raise ArgumentError(_WHERE, "prompts", "a list of prompts", "one string")
     if not isinstance(prompts, Iterable):
         raise ArgumentError(_WHERE, "prompts", "a list of prompts", repr(prompts))
-    encoded = []
+    encoded: list[list[int]] = []
     for i, prompt in enumerate(prompts):
         tokens = validation.prompt_ids(model, _WHERE, f"prompts[{i}]", prompt)
         if with_room:

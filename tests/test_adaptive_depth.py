@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError
 from rdkernels.models.demo import load_problems
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.ops import reasons
 from rdkernels.samplers import CRITERIA, ExitCheck
 from tests.support.tiny import CONFIG, random_prompts, tiny_model
 
@@ -176,3 +179,52 @@ def test_criteria_of_the_op_measure_by_themselves(name, seed):
         expected = 1 - torch.cosine_similarity(state, before)
     torch.testing.assert_close(measured, expected, atol=1e-5, rtol=1e-5)
     assert kept == {} and depth.tolist() == [0, 1, 2, 3, 4]
+
+
+class NativeCalls(TorchDispatchMode):
+    """The package's operators that are called: kernels; eager definitions are plain torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace.startswith("rdkernels"):
+            self.names.add(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+def ops_of_criterion(model, choice, seed) -> set[str]:
+    """Operators that a generation calls whose rows are judged by ``choice``, with inner exits."""
+    samplers = [
+        rdk.AdaptiveDepth(3, choice, 0.2),
+        rdk.DiffusionForcing(3, inner_recurrence=2, criterion=choice, inner_exit_threshold=0.2),
+    ]
+    with NativeCalls() as calls:
+        for sampler in samplers:
+            run(model, seed, sampler, max_new_tokens=3)
+    return calls.names
+
+
+def by_the_cosine(check: ExitCheck) -> torch.Tensor:
+    """A user's function that asks a criterion of the op."""
+    return CRITERIA["cosine"]().measure(check)[0] < 0.01
+
+
+@pytest.mark.parametrize("choice", [*CRITERIA, by_the_cosine], ids=[*CRITERIA, "function"])
+def test_criteria_honour_the_backend_of_the_model(choice, seed):
+    """An eager model calls no operator of the package, whatever measures its rows."""
+    model = tiny_model(seed)
+    eager = RecurrentDepthModel(model.config, model.weights, backend="eager")
+    assert ops_of_criterion(eager, choice, seed) == set()
+
+
+def test_operators_are_seen(seed):
+    """What the test above would notice."""
+    if reasons("exit_update", "cpu", torch.float32)["native"] is not None:
+        pytest.skip("no native CPU kernels")
+    assert "exit_update" in ops_of_criterion(tiny_model(seed), by_the_cosine, seed)
+    state, depth = torch.randn(5, 8), torch.arange(5, dtype=torch.int32)
+    with NativeCalls() as calls:
+        CRITERIA["cosine"]().measure(ExitCheck(state, state + 1, depth, depth == 0))
+    assert calls.names == {"exit_update"}

@@ -10,6 +10,9 @@ import torch
 import rdkernels as rdk
 from rdkernels.engine import Engine
 from rdkernels.errors import ArgumentError
+from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.runtime.loop import WavefrontLoop
+from rdkernels.runtime.step import OuterStepProgram
 from tests.support.letters import LETTERS, write_letters
 from tests.support.samplers import CHOICES, EAGER, PENALISED, SAMPLERS, every_sampler
 from tests.support.tiny import CONFIG, random_prompts, tiny_model, write_checkpoint
@@ -134,14 +137,24 @@ def test_a_callback_that_raises_loses_nothing(writer):
     assert results[other] == ran(Engine(writer, sampler=SHORT), [5], max_new_tokens=8)[0]
 
 
-def test_a_failed_prefill_is_tried_again(model, monkeypatch):
-    """Those in flight go on; those that were to start still wait."""
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (RecurrentDepthModel, "decode"),
+        (OuterStepProgram, "_sample"),
+        (OuterStepProgram, "_commit"),
+        (WavefrontLoop, "_lay_out"),
+    ],
+    ids=["decode", "sample", "commit", "lay-out"],
+)
+def test_a_failed_prefill_is_tried_again(model, monkeypatch, owner, name):
+    """Wherever it fails: those in flight go on, and those that were to start still wait."""
     wanted = [ran(Engine(model, sampler=EAGER), p, max_new_tokens=7)[0] for p in ([1, 2], [3, 4])]
     engine = Engine(model, sampler=EAGER)
     first = engine.submit([1, 2], max_new_tokens=7)
     engine.step()
     second, third = (engine.submit(p, max_new_tokens=7) for p in ([3, 4], [5, 6]))
-    real = type(model).decode
+    real = getattr(owner, name)
     failures = iter([MemoryError("no room")])
 
     def failing(self, *args, **options):
@@ -149,7 +162,7 @@ def test_a_failed_prefill_is_tried_again(model, monkeypatch):
             raise error
         return real(self, *args, **options)
 
-    monkeypatch.setattr(type(model), "decode", failing)
+    monkeypatch.setattr(owner, name, failing)
     with pytest.raises(MemoryError):
         engine.step()
     results = engine.run()
@@ -217,7 +230,7 @@ def test_requests_wait_for_room(model):
     most, order = 0, []
     while not engine.idle:
         engine.step()
-        most = max(most, sum(place.rows > 0 for place in engine.loop.places))
+        most = max(most, engine.loop.num_rows)
         order += engine.results().items()
     assert most == 2
     assert [number for number, _ in order] == requests

@@ -182,6 +182,8 @@ BAD = {
     "sampler class": ([[1]], {"sampler": DiffusionForcing}, "sampler"),
     "sampling by number": ([[1]], {"sampling": 0.7}, "sampling"),
     "callback": ([[1]], {"on_step": 5}, "on_step"),
+    "callback of updates": ([[1]], {"on_update": 5}, "on_update"),
+    "falling buckets": ([[1]], {"buckets": (4, 2)}, "buckets"),
 }
 
 

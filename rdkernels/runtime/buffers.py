@@ -1,7 +1,8 @@
-"""The tensors of the rows in flight: allocated once, used by every outer step."""
+"""The tensors of the sequences and rows in flight: allocated once, used by every outer step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
@@ -17,6 +18,52 @@ def number(value: int) -> torch.Tensor:
     A Python number in its place would become a new tensor at every use.
     """
     return torch.tensor(value, dtype=torch.int32)
+
+
+@dataclass
+class SequenceTensors:
+    """What belongs to the sequences of a batch of ``B`` places: tensors that never move.
+
+    Attributes:
+        tokens: ``[B, T]`` int64 prompt, committed tokens and drafts.
+        log_probs: ``[B, T]`` fp32 of each token when it was last predicted, or None.
+        committed_depth: ``[B, T]`` int32.
+        start, limit, known, ids: ``[B]`` int32; see ``advance_wavefront``.
+        done: ``[B]`` bool.
+        cu_rows: ``[B + 1]`` int32 of the coming outer step.
+        stop_tokens: ``[S]`` int64.
+    """
+
+    tokens: torch.Tensor
+    log_probs: torch.Tensor | None
+    committed_depth: torch.Tensor
+    start: torch.Tensor
+    limit: torch.Tensor
+    known: torch.Tensor
+    ids: torch.Tensor
+    done: torch.Tensor
+    cu_rows: torch.Tensor
+    stop_tokens: torch.Tensor
+
+    @staticmethod
+    def empty(
+        batch: int, length: int, stop_tokens: tuple[int, ...], log_probs: bool, device: torch.device
+    ) -> SequenceTensors:
+        def zeros(*shape: int, of: torch.dtype = torch.int32) -> torch.Tensor:
+            return torch.zeros(shape, dtype=of, device=device)
+
+        return SequenceTensors(
+            tokens=zeros(batch, length, of=torch.int64),
+            log_probs=zeros(batch, length, of=torch.float32) if log_probs else None,
+            committed_depth=zeros(batch, length),
+            start=zeros(batch),
+            limit=zeros(batch),
+            known=zeros(batch),
+            ids=zeros(batch),
+            done=torch.ones(batch, dtype=torch.bool, device=device),
+            cu_rows=zeros(batch + 1),
+            stop_tokens=torch.tensor(stop_tokens, dtype=torch.int64, device=device),
+        )
 
 
 class RowTensors(NamedTuple):
@@ -46,6 +93,25 @@ class RowTensors(NamedTuple):
     exhausted: torch.Tensor  # [N] bool
 
 
+class NextRows(NamedTuple):
+    """Rows of a coming outer step, as ``advance_wavefront`` lays them out: see :class:`RowTensors`.
+
+    Only so many exist as the bounds of that step say; those past them mean nothing.
+    """
+
+    source_row: torch.Tensor
+    token: torch.Tensor
+    key: torch.Tensor
+
+
+class StepViews(NamedTuple):
+    """What an outer step of some number of rows works on."""
+
+    rows: RowTensors
+    coming: NextRows  # where it lays out the next step
+    report: torch.Tensor  # [2B + 1 + N]: see RowBuffers.report
+
+
 class RowBuffers:
     """Memory for rows of up to ``capacity``; grows by doubling and keeps what it holds.
 
@@ -61,7 +127,7 @@ class RowBuffers:
         self.model, self.batch, self.headway = model, batch, headway
         self.capacity = self.generation = 0
         self._all: RowTensors | None = None
-        self._views: dict[int, RowTensors] = {}
+        self._views: dict[int, StepViews] = {}
 
     def reserve(self, rows: int) -> None:
         """Make room for steps of ``rows`` rows."""
@@ -117,13 +183,27 @@ class RowBuffers:
         assert self._all is not None, "reserve() comes first"
         return self._all
 
-    def rows(self, count: int) -> RowTensors:
-        """Views of the first ``count`` rows; the same objects every time."""
+    @property
+    def coming(self) -> NextRows:
+        """The rows of the coming outer step, and memory behind them."""
+        return NextRows(self.whole.source_row, self.whole.token, self.whole.key)
+
+    def views(self, count: int) -> StepViews:
+        """Views for an outer step of ``count`` rows; the same objects every time."""
         if count not in self._views:
-            self._views[count] = RowTensors(*(tensor[:count] for tensor in self.whole))
+            end = count + self.batch * self.headway
+            self._views[count] = StepViews(
+                RowTensors(*(tensor[:count] for tensor in self.whole)),
+                NextRows(*(tensor[:end] for tensor in self.coming)),
+                self.report[: 2 * self.batch + 1 + count],
+            )
         return self._views[count]
 
-    def laid_out(self, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``source_row, token, key`` as ``advance_wavefront`` writes them for ``count`` rows."""
-        end, whole = count + self.batch * self.headway, self.whole
-        return whole.source_row[:end], whole.token[:end], whole.key[:end]
+    def new_next_rows(self, count: int) -> NextRows:
+        """Memory of its own for the layout of the step after one of ``count`` rows."""
+        device, rows = self.model.device, count + self.batch * self.headway
+        return NextRows(
+            torch.empty(rows, dtype=torch.int32, device=device),
+            torch.empty(rows, dtype=torch.int64, device=device),
+            torch.empty(rows, 3, dtype=torch.int32, device=device),
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ class StaticSteps:
         self.captures = can_capture(program.model)
         self.captured: dict[tuple[int, Phase, bool], torch.cuda.CUDAGraph] = {}
         self._generation = -1
-        self._pool: object = None
+        self._pool: Any = None
         program.may_look = False
 
     def rows(self, num_rows: int) -> int:

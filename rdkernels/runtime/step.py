@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 
@@ -18,58 +19,19 @@ from rdkernels import ops
 from rdkernels.cache import SharedKVCache
 from rdkernels.models.blocks import DecodeScratch, Rows
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.runtime.buffers import RowBuffers, RowTensors, number
+from rdkernels.runtime.buffers import (
+    NextRows,
+    RowBuffers,
+    RowTensors,
+    SequenceTensors,
+    StepViews,
+    number,
+)
 from rdkernels.samplers.criteria import ExitCheck, Memory
 from rdkernels.samplers.freeze import RowStatus
 from rdkernels.samplers.sampling import TokenSampler
 from rdkernels.samplers.schedule import Phase, Span, WavefrontPolicy
 from rdkernels.wavefront import Wavefront
-
-
-@dataclass
-class SequenceTensors:
-    """What belongs to sequences, a place each in a batch of ``B`` that never moves.
-
-    Attributes:
-        tokens: ``[B, T]`` int64 prompt, committed tokens and drafts.
-        log_probs: ``[B, T]`` fp32 of each token when it was last predicted, or None.
-        committed_depth: ``[B, T]`` int32.
-        start, limit, known, ids: ``[B]`` int32; see ``advance_wavefront``.
-        done: ``[B]`` bool.
-        cu_rows: ``[B + 1]`` int32 of the coming outer step.
-        stop_tokens: ``[S]`` int64.
-    """
-
-    tokens: torch.Tensor
-    log_probs: torch.Tensor | None
-    committed_depth: torch.Tensor
-    start: torch.Tensor
-    limit: torch.Tensor
-    known: torch.Tensor
-    ids: torch.Tensor
-    done: torch.Tensor
-    cu_rows: torch.Tensor
-    stop_tokens: torch.Tensor
-
-    @staticmethod
-    def empty(
-        batch: int, length: int, stop_tokens: tuple[int, ...], log_probs: bool, device: torch.device
-    ) -> SequenceTensors:
-        def zeros(*shape: int, of: torch.dtype = torch.int32) -> torch.Tensor:
-            return torch.zeros(shape, dtype=of, device=device)
-
-        return SequenceTensors(
-            tokens=zeros(batch, length, of=torch.int64),
-            log_probs=zeros(batch, length, of=torch.float32) if log_probs else None,
-            committed_depth=zeros(batch, length),
-            start=zeros(batch),
-            limit=zeros(batch),
-            known=zeros(batch),
-            ids=zeros(batch),
-            done=torch.ones(batch, dtype=torch.bool, device=device),
-            cu_rows=zeros(batch + 1),
-            stop_tokens=torch.tensor(stop_tokens, dtype=torch.int64, device=device),
-        )
 
 
 @dataclass
@@ -98,7 +60,7 @@ class OuterStepProgram:
         self.may_look = self.model.device.type == "cpu"
         model, cache = self.model, self.cache
         self._ops = model.inference_ops
-        # Tables, bounds and starts stay where they are: so do the rows' places on them.
+        # Tables, bounds and starts stay where they are: so do the rows' layouts.
         at = (self.sequences.cu_rows, self.sequences.start, None)
         self._outer = Rows(cache.page_table(), *at)
         self._core = Rows(cache.core_page_table(0), *at) if cache.slots == 1 else None
@@ -109,7 +71,8 @@ class OuterStepProgram:
 
     def run(self, num_rows: int, phase: Phase, *, has_fresh_rows: bool) -> None:
         """Compute ``num_rows`` rows (those past ``cu_rows[B]`` are padding) and commit."""
-        rows, policy = self.buffers.rows(num_rows), self.policy
+        views, policy = self.buffers.views(num_rows), self.policy
+        rows = views.rows
         wavefront = Wavefront(self.sequences.cu_rows, self.sequences.start, num_rows)
         outer = self._outer
         self._carry(rows)
@@ -129,10 +92,43 @@ class OuterStepProgram:
             self.decoded = bool(rows.settled.any())
             if self.decoded:
                 self._decode(rows, outer, wavefront)
-        self.advance(num_rows)
+        self._advance(views)
+
+    def commit_prompts(
+        self, state: torch.Tensor, logits: torch.Tensor, places: list[int], behind: int
+    ) -> tuple[NextRows, torch.Tensor]:
+        """The outer step that a prefill ends with: commit the token after each prompt.
+
+        It touches nothing of other sequences. Its rows, the last of each prompt, lie in the
+        buffers behind the ``behind`` rows of the last step, which those sequences go on from.
+
+        Args:
+            state: ``[P, D]`` of those rows after ``num_steps`` iterations.
+            logits: ``[P, V]`` fp32.
+            places: of the ``P`` sequences in the batch, ascending.
+            behind: rows of the last outer step.
+
+        Returns:
+            The rows that come next, and a report as :attr:`RowBuffers.report`, of these sequences.
+        """
+        s, batch, count, device = self.sequences, self.buffers.batch, len(places), state.device
+        self.buffers.reserve(behind + count)
+        self.buffers.whole.state[behind : behind + count] = state
+        bounds = list(accumulate((int(b in places) for b in range(batch)), initial=0))
+        cu_rows = torch.tensor(bounds, dtype=torch.int32, device=device)
+        wavefront = Wavefront(cu_rows, s.start, count)
+        report = torch.empty(2 * batch + 1 + count, dtype=torch.int32, device=device)
+        sampled = torch.empty(count, dtype=torch.int64, device=device)
+        settled = torch.ones(count, dtype=torch.bool, device=device)
+        depth = torch.full_like(sampled, self.policy.num_steps, dtype=torch.int32)
+        self._sample(logits, wavefront.row_keys(s.ids, None), wavefront, sampled)
+        coming = self.buffers.new_next_rows(count)
+        self._commit(cu_rows, sampled, settled, depth, coming, report)
+        coming.source_row.sub_(behind)  # all are fresh, and name the row before them
+        return coming, report
 
     def _carry(self, rows: RowTensors) -> None:
-        """Rows of the last step to their places in this one, and initial states for fresh ones."""
+        """Rows of the last step in the order of this one, and initial states for fresh ones."""
         policy, width = self.policy, self.model.config.hidden_size
         last = self.buffers.whole
         self._ops.carry_rows(
@@ -176,10 +172,10 @@ class OuterStepProgram:
         self.iterations = 0
         for span in phase.spans:
             active = None if span.below is None else rows.depth < span.below
-            if self.policy.inner_exit_threshold is None:
+            if (threshold := self.policy.inner_exit_threshold) is None:
                 self._iterate_span(rows, wavefront, span, active)
             else:
-                self._iterate_while_moving(rows, wavefront, span, active)
+                self._iterate_while_moving(rows, wavefront, span, active, threshold)
 
     def _iterate_span(
         self, rows: RowTensors, wavefront: Wavefront, span: Span, active: torch.Tensor | None
@@ -196,9 +192,14 @@ class OuterStepProgram:
         self.iterations += span.iterations
 
     def _iterate_while_moving(
-        self, rows: RowTensors, wavefront: Wavefront, span: Span, active: torch.Tensor | None
+        self,
+        rows: RowTensors,
+        wavefront: Wavefront,
+        span: Span,
+        active: torch.Tensor | None,
+        threshold: float,
     ) -> None:
-        """An iteration at a time; a row that has moved less than the inner threshold is held."""
+        """An iteration at a time; a row that has moved less than the threshold is held."""
         if active is None:
             active = torch.ones_like(rows.settled)
         for _ in range(span.iterations):
@@ -210,7 +211,7 @@ class OuterStepProgram:
                 rows.depth,
                 active,
                 iterations=0,
-                threshold=self.policy.inner_exit_threshold,
+                threshold=threshold,
                 backend=self.model.backend,
             )
             active = active & ~arrived
@@ -235,17 +236,18 @@ class OuterStepProgram:
         self.decoded = True
         scratch = DecodeScratch(rows.decoded, rows.head)
         self.model.decode(rows.state, outer, self.cache, out=rows.logits, scratch=scratch)
-        self.sample(rows, wavefront)
+        self._sample(rows.logits, rows.key, wavefront, rows.sampled)
 
-    def sample(self, rows: RowTensors, wavefront: Wavefront) -> None:
+    def _sample(
+        self, logits: torch.Tensor, key: torch.Tensor, wavefront: Wavefront, sampled: torch.Tensor
+    ) -> None:
         """A token for every row from its logits; notes the log-probability of each."""
         s = self.sequences
-        logits = rows.logits
         if self.sampler.sampling.changes_logits:
             logits = self.sampler.adjust(logits, s.tokens, wavefront)
-        self.sampler.draw(logits, rows.key, out=rows.sampled)
+        self.sampler.draw(logits, key, out=sampled)
         if s.log_probs is not None:
-            chosen = logits.gather(1, rows.sampled[:, None])[:, 0] - logits.logsumexp(dim=1)
+            chosen = logits.gather(1, sampled[:, None])[:, 0] - logits.logsumexp(dim=1)
             real = torch.arange(len(chosen), device=chosen.device) < wavefront.cu_rows[-1]
             # Padding rows write to position 0, which nothing predicts.
             position = torch.where(real, wavefront.row_position + 1, 0)
@@ -295,6 +297,7 @@ class OuterStepProgram:
             fresh=rows.key[:, 2] == 0,
             logits=rows.logits if criterion.needs_logits else None,
             memory=self.memory,
+            backend=self.model.backend,
         )
         measured, kept = criterion.measure(check)
         self.memory = {**self.memory, **kept}
@@ -312,22 +315,36 @@ class OuterStepProgram:
         self.memory = {**self.memory, "sampled": rows.sampled.clone(), "same_token": count}
         return count
 
-    def advance(self, num_rows: int) -> None:
-        """Commit, stop, extend; leaves the layout of the next step and the report."""
-        rows, s, batch = self.buffers.rows(num_rows), self.sequences, self.buffers.batch
-        report, policy = self.buffers.report, self.policy
-        source_row, token, key = self.buffers.laid_out(num_rows)
+    def _advance(self, views: StepViews) -> None:
+        """Leave the layout of the next step and the report."""
+        rows, coming, report = views
+        bounds = self.sequences.cu_rows
         if not self.decoded:
             rows.sampled.zero_()  # nothing is settled, and nobody consumes the prediction
+        self._commit(bounds, rows.sampled, rows.settled, rows.depth, coming, report)
+        bounds.copy_(report[: len(bounds)])
+
+    def _commit(
+        self,
+        cu_rows: torch.Tensor,
+        sampled: torch.Tensor,
+        settled: torch.Tensor,
+        depth: torch.Tensor,
+        coming: NextRows,
+        report: torch.Tensor,
+    ) -> None:
+        """Commit, stop, extend; writes the ``coming`` rows and the report."""
+        s, policy, batch = self.sequences, self.policy, self.buffers.batch
+        counts = report[batch + 1 : 2 * batch + 1]
         self._ops.advance_wavefront(
             s.tokens,
             s.start,
             s.done,
             s.committed_depth,
-            rows.sampled,
-            rows.settled,
-            rows.depth,
-            s.cu_rows,
+            sampled,
+            settled,
+            depth,
+            cu_rows,
             s.limit,
             s.known,
             s.ids,
@@ -335,10 +352,9 @@ class OuterStepProgram:
             policy.headway,
             policy.max_wavefront,
             policy.restart,
-            out=(report[: batch + 1], source_row, report[batch + 1 : 2 * batch + 1], token, key),
+            out=(report[: batch + 1], coming.source_row, counts, coming.token, coming.key),
         )
-        s.cu_rows.copy_(report[: batch + 1])
-        report[2 * batch + 1 : 2 * batch + 1 + num_rows].copy_(rows.sampled)
+        report[2 * batch + 1 :].copy_(sampled)
 
 
 def _rows_by_slot(wavefront: Wavefront, slot: torch.Tensor, tables: torch.Tensor) -> Rows:

@@ -1,4 +1,4 @@
-"""What a generation did: a record per outer step, and totals."""
+"""What a generation did: a record per outer step, what became of each sequence, totals."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ class Trace:
     steps: list[OuterStep] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A request that has ended.
+
+    Attributes:
+        tokens: generated ids only; a stop token, if hit, is the last one, and so is the token that
+            completed a stop string.
+        text: of the tokens, without the stop string; None where the model has no tokenizer.
+        finish_reason: ``stop`` (token), ``stop_string``, ``length`` or ``cancelled``.
+        depths: iterations behind each token.
+        log_probs: of each token under the logits that it was drawn from (temperature 1, before
+            top-k, top-p and min-p), or None unless the engine keeps them.
+        core_iterations: core iterations from its prefill until it ended.
+    """
+
+    tokens: list[int]
+    text: str | None
+    finish_reason: str
+    depths: list[int]
+    log_probs: list[float] | None
+    core_iterations: int
+
+    @staticmethod
+    def empty(finish_reason: str, text: str | None, log_probs: bool) -> Completion:
+        """Of a request that never started."""
+        return Completion([], text, finish_reason, [], [] if log_probs else None, 0)
+
+
 @dataclass
 class GenerationStats:
     """Totals of a generation.
@@ -43,18 +71,26 @@ class GenerationStats:
         core_iterations: sequential passes of the core block after the prefill.
         rows_computed: rows that went through the core block after the prefill, counted once per
             iteration.
-        depths: per sequence, the iterations behind each generated token.
-        sequence_core_iterations: per sequence, core iterations until it finished.
         prefill_seconds, decode_seconds: wall time of the two phases.
+        completions: what became of each sequence.
     """
 
     outer_steps: int = 0
     core_iterations: int = 0
     rows_computed: int = 0
-    depths: list[list[int]] = field(default_factory=list)
-    sequence_core_iterations: list[int] = field(default_factory=list)
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    completions: list[Completion] = field(default_factory=list, repr=False)
+
+    @property
+    def depths(self) -> list[list[int]]:
+        """Per sequence, the iterations behind each generated token."""
+        return [completion.depths for completion in self.completions]
+
+    @property
+    def sequence_core_iterations(self) -> list[int]:
+        """Per sequence, core iterations until it finished."""
+        return [completion.core_iterations for completion in self.completions]
 
     @property
     def generated_tokens(self) -> int:

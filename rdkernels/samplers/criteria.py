@@ -32,6 +32,8 @@ class ExitCheck:
             not need them.
         memory: what the criterion kept of each row at its last check; undefined where ``fresh``,
             and empty where all rows are.
+        backend: provider that the model forces for every op, or None; a criterion that calls ops
+            passes it on.
     """
 
     state: torch.Tensor
@@ -40,8 +42,22 @@ class ExitCheck:
     fresh: torch.Tensor
     logits: torch.Tensor | None = None
     memory: Memory = field(default_factory=dict)
+    backend: str | None = None
 
-    def remembered(self, name: str, like: torch.Tensor, initial: float | torch.Tensor):
+    @property
+    def predictions(self) -> torch.Tensor:
+        """The logits, for a criterion that cannot do without.
+
+        Raises:
+            ArgumentError: there are none.
+        """
+        if self.logits is None:
+            raise ArgumentError("ExitCheck", "logits", "fp32 logits of every row", None)
+        return self.logits
+
+    def remembered(
+        self, name: str, like: torch.Tensor, initial: float | torch.Tensor
+    ) -> torch.Tensor:
         """What was kept as ``name``, shaped as ``like``; ``initial`` where nothing was."""
         kept = self.memory.get(name)
         start = torch.as_tensor(initial, dtype=like.dtype, device=like.device).expand_as(like)
@@ -75,6 +91,8 @@ class ExitCriterion(ABC):
 class _OpCriterion(ExitCriterion):
     """Measured by the op; the loop gives it buffers to write to, and this is the same by itself."""
 
+    op_criterion: str
+
     def measure(self, check: ExitCheck) -> tuple[torch.Tensor, Memory]:
         delta, _ = ops.exit_update(
             check.state,
@@ -83,6 +101,7 @@ class _OpCriterion(ExitCriterion):
             iterations=0,
             threshold=0.0,
             criterion=self.op_criterion,
+            backend=check.backend,
         )
         return delta, {}
 
@@ -118,7 +137,7 @@ class EntropyDiff(ExitCriterion):
     default_threshold = 1e-3
 
     def measure(self, check: ExitCheck) -> tuple[torch.Tensor, Memory]:
-        log_probs = torch.log_softmax(check.logits, dim=-1)
+        log_probs = torch.log_softmax(check.predictions, dim=-1)
         entropy = -(log_probs.exp() * log_probs.clamp(min=-1e30)).sum(dim=-1)
         measured = (entropy - check.remembered("entropy", entropy, 100.0)).abs()
         return measured, {"entropy": entropy}
@@ -134,7 +153,7 @@ class KLDivergence(ExitCriterion):
         return torch.log_softmax(logits, dim=-1)
 
     def measure(self, check: ExitCheck) -> tuple[torch.Tensor, Memory]:
-        now = self.log_probs(check.logits).clamp(min=-1e30)
+        now = self.log_probs(check.predictions).clamp(min=-1e30)
         uniform = -torch.log(torch.tensor(float(now.size(1)), dtype=now.dtype))
         before = check.remembered("log_probs", now, uniform.to(now.device))
         divergence = (before.exp() * (before - now)).sum(dim=-1)
@@ -160,7 +179,7 @@ class ArgmaxStability(ExitCriterion):
     default_threshold = 5.0
 
     def measure(self, check: ExitCheck) -> tuple[torch.Tensor, Memory]:
-        best = check.logits.argmax(dim=-1)
+        best = check.predictions.argmax(dim=-1)
         same = best == check.remembered("best", best, -1)
         count = check.remembered("count", best, 0)
         count = torch.where(same, count + 1, 0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from rdkernels.errors import ArgumentError, is_whole
-from rdkernels.runtime.buffers import number
 from rdkernels.wavefront import Wavefront
 
 
@@ -85,7 +85,15 @@ class FixedDepth(FreezeRule):
         _expect_count("FixedDepth", "num_steps", self.num_steps)
 
     def settled(self, rows: RowStatus) -> torch.Tensor:
-        return torch.ge(rows.depth, number(self.num_steps), out=rows.scratch)
+        return torch.ge(rows.depth, self._limit, out=rows.scratch)
+
+    @cached_property
+    def _limit(self) -> torch.Tensor:
+        """On the CPU, from where every device takes a single number.
+
+        A Python number in its place would become a new tensor at every use.
+        """
+        return torch.tensor(self.num_steps, dtype=torch.int32)
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,11 @@ class TokenStable(FreezeRule):
         _expect_count("TokenStable", "outer_steps", self.outer_steps)
 
     def settled(self, rows: RowStatus) -> torch.Tensor:
+        if rows.same_token is None:
+            raise ArgumentError("TokenStable", "same_token", "outer steps of every row", None)
         return rows.same_token >= self.outer_steps
 
 
-def _expect_count(rule: str, name: str, value: object) -> None:
+def _expect_count(rule: str, name: str, value: int) -> None:
     if not is_whole(value) or value < 1:
         raise ArgumentError(rule, name, "a count of at least 1", value)

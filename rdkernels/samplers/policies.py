@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -31,12 +32,12 @@ class Sampler(ABC):
         initial_state_scale: factor on random initial states; 0 starts from zero states, and then
             greedy decoding draws no random number at all.
         slots: K/V slots per core layer; 1 shares one cache among all iterations, ``num_steps``
-            keeps the K/V of every iteration.
+            keeps the K/V of every iteration. None only where a sampler says what that means.
     """
 
     num_steps: int = 32
     initial_state_scale: float = field(default=1.0, kw_only=True)
-    slots: int = field(default=1, kw_only=True)
+    slots: int | None = field(default=1, kw_only=True)
 
     def __post_init__(self) -> None:
         self._expect_counts("num_steps")
@@ -58,21 +59,24 @@ class Sampler(ABC):
 
     def _expect_slots(self) -> None:
         self._expect_counts("slots")
-        self._expect("slots", self.slots <= self.num_steps, f"1 to {self.num_steps}")
+        fits = self.slots is not None and self.slots <= self.num_steps
+        self._expect("slots", fits, f"1 to {self.num_steps}")
 
     def _expect_threshold(self, name: str) -> None:
         value = getattr(self, name)
         self._expect(name, value is None or (is_number(value) and value >= 0.0), "a value >= 0")
 
-    def _expect_criterion(self) -> None:
-        choice = self.criterion
+    def _expect_criterion(self, choice: object) -> None:
         known = callable(choice) or (isinstance(choice, str) and choice in CRITERIA)
         self._expect("criterion", known, f"a function or one of {', '.join(CRITERIA)}")
 
-    def _policy(self, **options: object) -> WavefrontPolicy:
+    def _policy(self, **options: Any) -> WavefrontPolicy:
         """A policy with what every sampler has; the criterion only reports unless one is given."""
-        latent_diff = exit_criterion("latent-diff")
-        defaults = {"criterion": latent_diff, "exit_threshold": 0.0, "slots": self.slots}
+        defaults: dict[str, Any] = {
+            "criterion": exit_criterion("latent-diff"),
+            "exit_threshold": 0.0,
+            "slots": self.slots,
+        }
         return WavefrontPolicy(
             num_steps=self.num_steps,
             initial_state_scale=self.initial_state_scale,
@@ -135,7 +139,7 @@ class DiffusionForcing(Sampler):
         self._expect_number("momentum", 0.0, 1.0, "0 <= momentum < 1")
         rule = isinstance(self.freeze_rule, FreezeRule)
         self._expect("freeze_rule", rule, "a FreezeRule such as ConvergedPrefix()")
-        self._expect_criterion()
+        self._expect_criterion(self.criterion)
         schedule = self.noise_schedule in NOISE_SCHEDULES
         self._expect("noise_schedule", schedule, f"one of {', '.join(NOISE_SCHEDULES)}")
         shared = self.inner_exit_threshold is None or self.slots == 1
@@ -208,7 +212,7 @@ class AdaptiveDepth(Sampler):
         self._expect_counts("min_steps", "check_interval")
         for name in ("min_steps", "check_interval"):
             self._expect(name, getattr(self, name) <= self.num_steps, f"1 to {self.num_steps}")
-        self._expect_criterion()
+        self._expect_criterion(self.criterion)
         self._expect_threshold("threshold")
 
     def wavefront_policy(self) -> WavefrontPolicy:
