@@ -27,7 +27,7 @@ def env(
     import torch
 
     from rdkernels import diagnostics
-    from rdkernels.cli.ui.terminal import environment_view, ops_view
+    from rdkernels.cli.ui.tables import environment_view, ops_view
 
     dtypes = {name: getattr(torch, name) for name in _OP_DTYPES}
     if dtype not in dtypes:
