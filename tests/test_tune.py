@@ -95,7 +95,7 @@ def test_front_and_recommendation(found):
 def test_the_fastest_by_iterations_need_not_be_so_by_time(found):
     made = made_up(found.baseline, (1, 1.0), (5, 1.0), (6, 1.0))
     slow = replace(made.trials[0].result, core_iterations_per_token=0.5)
-    made.trials[0] = replace(made.trials[0], row=slow)
+    made.trials[0] = replace(made.trials[0], result=slow)
     assert places([made.recommended]) == [2]
     assert places([replace(made, by="iterations").recommended]) == [1]
 

@@ -191,6 +191,7 @@ def _picture(path: Path | None, kind: str | None) -> Draw | None:
     plots.check_file(path)
 
     def draw(output: GenerationOutput, model: RecurrentDepthModel) -> None:
+        assert output.trace is not None, "generate was asked for a trace"
         if name == "wavefront" and model.tokenizer is not None:
             words = [model.tokenizer.decode([token]) for token in output.tokens[0]]
             figure = plots.wavefront(output.trace, words=words)

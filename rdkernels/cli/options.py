@@ -63,7 +63,7 @@ def takes(*choices: Choice) -> Callable[[_Command], _Command]:
         last = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
         added = [choice.parameter() for choice in choices]
         signature = inspect.Signature([*first, *added, *last])
-        command.__signature__ = signature
+        vars(command)["__signature__"] = signature  # where inspect looks first
         return command
 
     return add
