@@ -24,6 +24,8 @@ from rdkernels.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rdkernels.evaluation.observer import Observer
     from rdkernels.generate import GenerationOutput
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
@@ -192,13 +194,12 @@ def _picture(path: Path | None, kind: str | None) -> Draw | None:
 
     def draw(output: GenerationOutput, model: RecurrentDepthModel) -> None:
         assert output.trace is not None, "generate was asked for a trace"
+        options = {}
         if name == "wavefront" and model.tokenizer is not None:
-            words = [model.tokenizer.decode([token]) for token in output.tokens[0]]
-            figure = plots.wavefront(output.trace, words=words)
-        else:
-            figure = plots.KINDS[name](output.trace)
+            options["words"] = [model.tokenizer.decode([token]) for token in output.tokens[0]]
+        kind_drawn: Callable[..., Figure] = plots.KINDS[name]
         try:
-            figure.savefig(path, dpi=160)
+            kind_drawn(output.trace, **options).savefig(path, dpi=160)
         except OSError as error:
             raise UsageError(f"--plot {path}: {error.strerror}") from error
 
