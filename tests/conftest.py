@@ -11,6 +11,7 @@ import secrets
 import pytest
 import torch
 
+from rdkernels.cli import main
 from tests.support.interpreter import choose_interpreter
 
 SEED_VARIABLE = "RDKERNELS_TEST_SEED"
@@ -28,3 +29,16 @@ def seed() -> int:
     print(f"{SEED_VARIABLE}={value}")
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process: (status, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +11,14 @@ import torch
 from rich.console import Console
 
 import rdkernels
-from rdkernels.cli import main
-from rdkernels.cli.ui.live import LiveObserver
-from rdkernels.evaluation import compare as comparison
+from rdkernels.cli.ui.panes import LiveObserver
+from rdkernels.evaluation import compare
 from rdkernels.models.demo import demo_path, load_problems
 from rdkernels.runtime import OuterStep
 from rdkernels.samplers import Autoregressive, DiffusionForcing
+from tests.support.terminal import run_in_terminal
 
 PROMPT = load_problems("demo", 1)[0].prompt
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: (status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +81,8 @@ def test_live_view_shows_commits_plain_and_rows_coloured():
         file=screen, width=100, force_terminal=True, color_system="truecolor", _environ={}
     )
     entrants = [
-        comparison.Contender("autoregressive", Autoregressive(8)),
-        comparison.Contender("diffusion-forcing", DiffusionForcing(8)),
+        compare.Contender("autoregressive", Autoregressive(8)),
+        compare.Contender("diffusion-forcing", DiffusionForcing(8)),
     ]
     words = ["zero", "one", "two", "three", "four"]
     problem = load_problems("demo", 1)
@@ -120,23 +105,8 @@ def test_live_view_shows_commits_plain_and_rows_coloured():
 
 def test_live_view_in_a_real_terminal():
     """On a pseudo terminal: frames, then the table, status 0."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40", OMP_NUM_THREADS="1")
-        command = [sys.executable, "-m", "rdkernels", "demo", "--problems", "1", "--num-steps", "2"]
-        os.execv(sys.executable, command)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(fd, 65536)
-        except OSError:  # Linux reports the end of a pty so
-            break
-        if not chunk:
-            break
-        output += chunk
-    _, status = os.waitpid(pid, 0)
-    text = output.decode()
-    assert os.waitstatus_to_exitcode(status) == 0, text
+    status, text = run_in_terminal("demo", "--problems", "1", "--num-steps", "2", columns=120)
+    assert status == 0, text
     assert "problem 1/1" in text and "in flight" in text and "1 held-out problems" in text
 
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import pty
 import sys
 from dataclasses import fields
 from inspect import signature
@@ -13,27 +11,15 @@ from rich.console import Console
 
 import rdkernels as rdk
 from rdkernels import cli
-from rdkernels.cli import main, samplers
-from rdkernels.cli.ui import viewers
+from rdkernels.cli import samplers
+from rdkernels.cli.ui import panes, stream
 from rdkernels.models.demo import load_problems
 from rdkernels.runtime import OuterStep
 from rdkernels.samplers import SAMPLERS
+from tests.support.terminal import run_in_terminal
 
 PROBLEM = load_problems("demo", 1)[0]
 GENERATE = ("generate", "--model", "demo", "--prompt", PROBLEM.prompt)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process: (status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +30,21 @@ def model():
 # --- samplers and sampling ------------------------------------------------------------------------
 
 
-def test_every_option_of_a_sampler_is_one_of_the_command():
-    offered = set(signature(cli.generate).parameters)
-    assert set(samplers.option_names()) <= offered
-    assert {field.name for field in fields(rdk.Sampling)} <= offered
+def test_every_field_of_a_sampler_is_an_option_with_help_and_nothing_else_is():
+    own = {field.name for kind in SAMPLERS.values() for field in fields(kind)}
+    texts = [set(panel) for panel in samplers.SAMPLER_HELP.values()]
+    assert set().union(*texts) == own and sum(map(len, texts)) == len(own)
+    assert set(samplers.SAMPLING_HELP["Sampling"]) == {f.name for f in fields(rdk.Sampling)}
+    offered = signature(cli.generate).parameters
+    assert all(choice.name in offered and choice.help for choice in samplers.choices())
+
+
+def test_options_have_the_type_of_their_fields():
+    kinds = {choice.name: choice.kind for choice in samplers.choices()}
+    assert kinds["num_steps"] is kinds["slots"] is kinds["depth_limit"] is int
+    assert kinds["exit_threshold"] is kinds["inner_exit_threshold"] is float
+    assert kinds["full_prefill"] is bool and kinds["logit_bias"] == list[str]
+    assert kinds["criterion"] is kinds["freeze_rule"] is kinds["noise_schedule"] is str
 
 
 @pytest.mark.parametrize(
@@ -193,7 +190,7 @@ class Printed:
 
     def __init__(self, capsys, words, stop_strings=()):
         self.capsys, self.words, self.text = capsys, words, ""
-        self.stream = viewers.TextStream(["p"], self.decode, stop_strings)
+        self.stream = stream.TextStream(["p"], self.decode, stop_strings)
         capsys.readouterr()
 
     def decode(self, tokens):
@@ -262,7 +259,7 @@ def words_of(tokens):
 
 def test_the_screen_shows_drafts_dimmed_with_their_depths():
     file, console = screen()
-    with viewers.WavefrontScreen(console, [3], words_of, depth_scale=8) as view:
+    with panes.WavefrontScreen(console, [3], words_of, depth_scale=8) as view:
         view.update(rdk.Update(0, [1, 2], []))
         view.step(OuterStep([3], [[1, 2, 3]], [[2, 3, 4]], [[8, 4, 2]], [[0.0] * 3], [1]))
     line = next(line for line in file.getvalue().splitlines() if "one two" in line)
@@ -275,7 +272,7 @@ def test_the_screen_shows_drafts_dimmed_with_their_depths():
 
 def test_frames_keep_their_height_and_show_the_end_of_long_text():
     file, console = screen(width=40, height=12)
-    view = viewers.WavefrontScreen(console, [1, 1, 1], words_of, depth_scale=8)
+    view = panes.WavefrontScreen(console, [1, 1, 1], words_of, depth_scale=8)
     heights = set()
     for i in range(30):
         for request in range(3):
@@ -292,23 +289,9 @@ def test_frames_keep_their_height_and_show_the_end_of_long_text():
 
 def test_watching_in_a_real_terminal():
     """On a pseudo terminal: frames that are taken away again, then the plain result."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="30", OMP_NUM_THREADS="1")
-        options = ["--num-steps", "4", "--max-new-tokens", "6", "--watch", "--pace", "0.07"]
-        os.execv(sys.executable, [sys.executable, "-m", "rdkernels", *GENERATE, *options])
-    output = b""
-    while True:
-        try:
-            chunk = os.read(fd, 65536)
-        except OSError:  # Linux reports the end of a pty so
-            break
-        if not chunk:
-            break
-        output += chunk
-    _, status = os.waitpid(pid, 0)
-    text = output.decode()
-    assert os.waitstatus_to_exitcode(status) == 0, text
+    options = ("--num-steps", "4", "--max-new-tokens", "6", "--watch", "--pace", "0.07")
+    status, text = run_in_terminal(*GENERATE, *options)
+    assert status == 0, text
     assert text.count("outer step") > 1 and "in flight" in text and "₄" in text
     assert text.rpartition("outer step")[2].count("<ans>") == 1  # the plain result comes last
 

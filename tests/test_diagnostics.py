@@ -11,7 +11,7 @@ from rich.console import Console
 import rdkernels
 from rdkernels import diagnostics
 from rdkernels.backends import native
-from rdkernels.cli.ui.terminal import environment_view, ops_view
+from rdkernels.cli.ui.tables import environment_view, ops_view
 from rdkernels.ops import OPS
 from rdkernels.registry import choice
 

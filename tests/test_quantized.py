@@ -10,7 +10,7 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, CheckpointError
-from rdkernels.evaluation import compare as comparison
+from rdkernels.evaluation import compare
 from rdkernels.models.demo import load_problems
 from rdkernels.models.mapped import page_out
 from rdkernels.models.quantized import QuantizedWeight
@@ -172,8 +172,8 @@ def test_int8_demo_models_still_answer(name):
     right = {}
     for weights in (None, "int8"):
         model = rdk.load_model(name, weights=weights)
-        (row,) = comparison.compare(
-            model, problems, [comparison.Contender("diffusion-forcing", sampler)], batch_size=20
+        (row,) = compare.compare(
+            model, problems, [compare.Contender("diffusion-forcing", sampler)], batch_size=20
         )
         right[weights] = round(row.accuracy * len(problems))
     assert right["int8"] >= max(12, right[None] - 2)

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 import rdkernels
-from rdkernels.cli.ui.terminal import ComparisonProgress, comparison_table
+from rdkernels.cli.ui.progress import ComparisonProgress
+from rdkernels.cli.ui.tables import comparison_table
 from rdkernels.errors import RdkernelsError
 from rdkernels.evaluation.compare import Contender, compare, contenders
 from rdkernels.models.demo import Problem, load_problems

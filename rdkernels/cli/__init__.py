@@ -13,7 +13,6 @@ import typer
 from rdkernels.cli.demo import demo
 from rdkernels.cli.env import env
 from rdkernels.cli.generate import generate
-from rdkernels.cli.options import UsageError
 from rdkernels.cli.score import score
 from rdkernels.cli.tune import tune
 from rdkernels.errors import RdkernelsError
@@ -28,7 +27,6 @@ app = typer.Typer(
 for command in (demo, generate, score, tune, env):
     app.command()(command)
 
-_ClickError = UsageError.__base__
 _INTERRUPTED = 130  # what shells report for Ctrl-C
 
 
@@ -36,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; always ends the process with an exit status."""
     try:
         status = app(arguments, standalone_mode=False)
-    except _ClickError as error:
+    except typer.TyperException as error:
         _fail(error.format_message())
     except RdkernelsError as error:
         _fail(str(error))

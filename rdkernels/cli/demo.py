@@ -11,9 +11,8 @@ from rich.console import Console
 from rdkernels.cli.options import Device, Dtype, Json, Weights, load_model
 
 if TYPE_CHECKING:
-    from rdkernels.cli.ui.live import LiveObserver
-    from rdkernels.cli.ui.terminal import ComparisonProgress
     from rdkernels.evaluation.compare import Contender
+    from rdkernels.evaluation.observer import Observer
     from rdkernels.models.demo import Problem
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
 
@@ -41,31 +40,32 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Answer held-out problems with several samplers; compare accuracy, iterations and speed."""
-    from rdkernels.cli.ui.terminal import comparison_table
-    from rdkernels.evaluation import compare as comparison
+    from rdkernels.cli.ui.tables import comparison_table
+    from rdkernels.evaluation.compare import compare, contenders
     from rdkernels.models.demo import load_problems
 
     held_out = load_problems(model, limit=problems)
     loaded = load_model(model, device, dtype, weights)
-    entrants = comparison.contenders(num_steps, inner_recurrence, sweep)
+    entrants = contenders(num_steps, inner_recurrence, sweep)
     with _observer(loaded, entrants, held_out, live and not sweep and not as_json) as observer:
-        rows = comparison.compare(
+        results = compare(
             loaded, held_out, entrants, batch_size=batch_size, seed=seed, observer=observer
         )
     if as_json:
         settings = {"model": model, "device": device, "batch_size": batch_size, "seed": seed}
-        print(json.dumps({**settings, "rows": [row.to_json() for row in rows]}))
+        print(json.dumps({**settings, "rows": [result.to_json() for result in results]}))
     else:
-        Console().print(comparison_table(entrants, rows))
+        Console().print(comparison_table(entrants, results))
 
 
 def _observer(
     model: RecurrentDepthModel, entrants: list[Contender], problems: list[Problem], live: bool
-) -> LiveObserver | ComparisonProgress:
-    from rdkernels.cli.ui.live import LiveObserver
-    from rdkernels.cli.ui.terminal import ComparisonProgress
+) -> Observer:
+    from rdkernels.cli.ui.panes import LiveObserver
+    from rdkernels.cli.ui.progress import ComparisonProgress
+    from rdkernels.cli.ui.stream import decoder
 
     console = Console()
     if live and console.is_terminal:
-        return LiveObserver(console, entrants, model.tokenizer.decode, len(problems))
+        return LiveObserver(console, entrants, decoder(model.tokenizer), len(problems))
     return ComparisonProgress(len(entrants) * len(problems))

@@ -23,7 +23,7 @@ def env(
 ) -> None:
     """Versions, GPUs, and which providers can serve here or why they cannot."""
     from rdkernels import diagnostics, dtypes
-    from rdkernels.cli.ui.terminal import environment_view, ops_view
+    from rdkernels.cli.ui.tables import environment_view, ops_view
 
     if dtype not in dtypes.BY_NAME:
         known = ", ".join(dtypes.BY_NAME)

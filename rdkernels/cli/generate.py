@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,48 +17,28 @@ from rdkernels.cli.options import (
     Model,
     UsageError,
     Weights,
-    given,
     load_model,
     one_of,
     read_text,
+    takes,
 )
 
 if TYPE_CHECKING:
-    from rdkernels.cli.ui.viewers import Viewer
+    from matplotlib.figure import Figure
+
+    from rdkernels.evaluation.observer import Observer
     from rdkernels.generate import GenerationOutput
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
     from rdkernels.samplers import Sampler
 
-
-def _panel(panel: str, text: str) -> Any:
-    """An option that is passed on only if given, so that its default lives in one place."""
-    return typer.Option(help=text, rich_help_panel=panel, show_default=False)
-
-
-def _any(text: str) -> Any:
-    return _panel("Every sampler", text)
-
-
-def _diffusion(text: str) -> Any:
-    return _panel("Diffusion forcing", text)
-
-
-def _adaptive(text: str) -> Any:
-    return _panel("Adaptive depth", text)
-
-
-def _drafting(text: str) -> Any:
-    return _panel("Speculative and lossless", text)
-
-
-def _sampling(text: str) -> Any:
-    return _panel("Sampling", text)
+    Draw = Callable[[GenerationOutput, RecurrentDepthModel], None]
 
 
 def _shown(text: str) -> Any:
-    return _panel("What is shown", text)
+    return typer.Option(help=text, rich_help_panel="What is shown", show_default=False)
 
 
+@takes(*samplers.choices())
 def generate(
     model: Model,
     prompt: Annotated[list[str] | None, typer.Option(help="Text; repeatable.")] = None,
@@ -75,50 +56,7 @@ def generate(
     device: Device = "cpu",
     dtype: Dtype = None,
     weights: Weights = None,
-    num_steps: Annotated[int | None, _any("Iterations per token, r.")] = None,
-    initial_state_scale: Annotated[float | None, _any("0: zero initial states.")] = None,
-    slots: Annotated[int | None, _any("K/V slots per core layer; 1: shared.")] = None,
-    continuous_compute: Annotated[
-        bool | None, _any("Start rows from the state before them, not from fresh ones.")
-    ] = None,
-    inner_recurrence: Annotated[int | None, _diffusion("Iterations per outer step, r'.")] = None,
-    exit_threshold: Annotated[float | None, _diffusion("Relative change of a settled row.")] = None,
-    noise: Annotated[float | None, _diffusion("State noise, beta.")] = None,
-    noise_schedule: Annotated[str | None, _diffusion("How noise falls with depth.")] = None,
-    momentum: Annotated[float | None, _diffusion("Of the input embedding, eta.")] = None,
-    headway: Annotated[int | None, _diffusion("Rows added per outer step.")] = None,
-    max_wavefront: Annotated[int | None, _diffusion("Most rows in flight per sequence.")] = None,
-    depth_limit: Annotated[int | None, _diffusion("Depth at which a row settles anyway.")] = None,
-    freeze_rule: Annotated[
-        str | None, _diffusion("One of " + ", ".join(samplers.FREEZE_RULES))
-    ] = None,
-    inner_exit_threshold: Annotated[
-        float | None, _diffusion("Hold rows that one iteration moves by less.")
-    ] = None,
-    full_prefill: Annotated[
-        bool | None, _diffusion("Whether prompts have all iterations before decoding starts.")
-    ] = None,
-    criterion: Annotated[
-        str | None, _adaptive("What an exit is decided by; also of diffusion forcing.")
-    ] = None,
-    threshold: Annotated[float | None, _adaptive("Of the criterion; default: its own.")] = None,
-    min_steps: Annotated[int | None, _adaptive("Iterations before the first exit.")] = None,
-    check_interval: Annotated[int | None, _adaptive("Iterations from check to check.")] = None,
-    draft_steps: Annotated[int | None, _drafting("Speculative: iterations of a draft.")] = None,
-    draft_length: Annotated[int | None, _drafting("Speculative: rows per verification.")] = None,
-    draft_depth: Annotated[
-        int | None, _drafting("Lossless: iterations before a row starts the next.")
-    ] = None,
-    temperature: Annotated[float | None, _sampling("0: greedy.")] = None,
-    top_k: Annotated[int | None, _sampling("Keep the k likeliest tokens; 0: all.")] = None,
-    top_p: Annotated[float | None, _sampling("Keep this probability mass; 1: all.")] = None,
-    min_p: Annotated[float | None, _sampling("Keep tokens above this share of the best.")] = None,
-    repetition_penalty: Annotated[
-        float | None, _sampling("Makes tokens that have occurred less likely; 1: does not.")
-    ] = None,
-    logit_bias: Annotated[
-        list[str] | None, _sampling("TOKEN=BIAS, an id and a number or -inf; repeatable.")
-    ] = None,
+    *,
     log_probs: Annotated[bool, _shown("The log-probability of every token.")] = False,
     stream: Annotated[bool, _shown("Text as soon as it is committed.")] = False,
     watch: Annotated[bool, _shown("The wavefront as it moves.")] = False,
@@ -130,27 +68,20 @@ def generate(
         str | None, _shown("wavefront (default), depths, commits or acceptance.")
     ] = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Continue one or several prompts."""
-    options = locals()  # by name, so that the samplers' options are listed in one place only
     import rdkernels as rdk
     from rdkernels import _validation as validation
+    from rdkernels.cli.ui.progress import GenerationProgress
+    from rdkernels.cli.ui.stream import generation_summary, generation_text
     from rdkernels.models.stop_tokens import default_stop_tokens
 
     _expect_one_view(stream=stream, watch=watch, as_json=as_json, pace=pace, log_probs=log_probs)
     prompts = _prompts(prompt or [], prompt_file)
     draw = _picture(plot, plot_kind)
-    chosen = samplers.build(sampler, {name: options[name] for name in samplers.option_names()})
-    sampling = rdk.Sampling(
-        **given(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            logit_bias=samplers.logit_bias(logit_bias),
-        )
-    )
+    chosen = samplers.build(sampler, options)
+    sampling = samplers.build_sampling(options)
     loaded = load_model(model, device, dtype, weights)
     encoded = [
         validation.prompt_ids(loaded, "generate", f"prompts[{i}]", _encoded(text, loaded))
@@ -158,7 +89,13 @@ def generate(
     ]
     prompts = [text for text in prompts for _ in range(samples)]
     lengths = [len(tokens) for tokens in encoded for _ in range(samples)]
-    with _viewer(options, loaded, prompts, lengths, chosen) as viewer:
+    if stream:
+        observer = _text_stream(loaded, prompts, stop_string or [])
+    elif watch:
+        observer = _wavefront_view(loaded, lengths, chosen, 0.05 if pace is None else pace)
+    else:
+        observer = GenerationProgress(len(prompts) * max_new_tokens)
+    with observer:
         output = rdk.generate(
             loaded,
             encoded,
@@ -171,18 +108,16 @@ def generate(
             seed=seed,
             log_probs=log_probs,
             trace=draw is not None,
-            on_step=viewer.step,
-            on_update=viewer.update,
+            on_step=observer.step,
+            on_update=observer.update,
         )
-        viewer.finish(output)
+        observer.finish(output)
     if draw is not None:
         draw(output, loaded)
     if as_json:
         print(json.dumps(_to_json(prompts, output, samplers.full_name(sampler), chosen)))
         return
-    from rdkernels.cli.ui.terminal import generation_summary, generation_text
-
-    if not viewer.prints_text:
+    if not observer.prints_text:
         for line in generation_text(prompts, output, loaded.tokenizer):
             print(line)
     generation_summary(output.stats, timed=not watch)
@@ -223,32 +158,30 @@ def _encoded(prompt: str, model: RecurrentDepthModel) -> str | list[int]:
         ) from None
 
 
-def _viewer(
-    options: dict[str, Any],
-    model: RecurrentDepthModel,
-    prompts: list[str],
-    lengths: list[int],
-    sampler: Sampler,
-) -> Viewer:
-    """Who watches: ``prompts`` and their ``lengths`` in tokens have an entry per sequence."""
+def _text_stream(
+    model: RecurrentDepthModel, prompts: list[str], stop_strings: list[str]
+) -> Observer:
+    from rdkernels.cli.ui.stream import TextStream, decoder
+
+    return TextStream(prompts, decoder(model.tokenizer), stop_strings)
+
+
+def _wavefront_view(
+    model: RecurrentDepthModel, lengths: list[int], sampler: Sampler, pace: float
+) -> Observer:
+    """A screen on a terminal, else lines; ``lengths`` of the prompts in tokens, per sequence."""
     from rich.console import Console
 
-    from rdkernels.cli.ui import viewers
-    from rdkernels.cli.ui.terminal import GenerationProgress
+    from rdkernels.cli.ui.panes import WavefrontScreen
+    from rdkernels.cli.ui.stream import WavefrontLines, decoder
 
-    decode = viewers.decoder(model.tokenizer)
-    if options["stream"]:
-        return viewers.TextStream(prompts, decode, options["stop_string"] or ())
-    if not options["watch"]:
-        return GenerationProgress(len(prompts) * options["max_new_tokens"])
-    console = Console()
+    decode, console = decoder(model.tokenizer), Console()
     if not console.is_terminal:
-        return viewers.WavefrontLines(lengths, decode)
-    pace = 0.05 if options["pace"] is None else options["pace"]
-    return viewers.WavefrontScreen(console, lengths, decode, sampler.num_steps, pace)
+        return WavefrontLines(lengths, decode)
+    return WavefrontScreen(console, lengths, decode, sampler.num_steps, pace)
 
 
-def _picture(path: Path | None, kind: str | None) -> Any:
+def _picture(path: Path | None, kind: str | None) -> Draw | None:
     """What draws the picture that was asked for, or None; refuses what cannot be drawn."""
     from rdkernels import plots
 
@@ -256,15 +189,17 @@ def _picture(path: Path | None, kind: str | None) -> Any:
         if kind is not None:
             raise UsageError("--plot-kind is an option of --plot")
         return None
-    one_of("plot_kind", kind := kind or "wavefront", list(plots.KINDS))
+    name = one_of("plot_kind", kind or "wavefront", list(plots.KINDS))
     plots.check_file(path)
 
     def draw(output: GenerationOutput, model: RecurrentDepthModel) -> None:
+        assert output.trace is not None, "generate was asked for a trace"
         options = {}
-        if kind == "wavefront" and model.tokenizer is not None:
+        if name == "wavefront" and model.tokenizer is not None:
             options["words"] = [model.tokenizer.decode([token]) for token in output.tokens[0]]
+        kind_drawn: Callable[..., Figure] = plots.KINDS[name]
         try:
-            plots.KINDS[kind](output.trace, **options).savefig(path, dpi=160)
+            kind_drawn(output.trace, **options).savefig(path, dpi=160)
         except OSError as error:
             raise UsageError(f"--plot {path}: {error.strerror}") from error
 
@@ -275,7 +210,7 @@ def _to_json(
     prompts: list[str], output: GenerationOutput, name: str, sampler: Sampler
 ) -> dict[str, Any]:
     stats = output.stats
-    outputs = {
+    outputs: dict[str, Sequence[Any]] = {
         "prompt": prompts,
         "text": output.texts or [None] * len(prompts),
         "tokens": output.tokens,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
+
+from rdkernels.errors import RdkernelsError
 
 if TYPE_CHECKING:
     from rdkernels.models.recurrent_depth import RecurrentDepthModel
 
-# Typer carries its own copy of click in new releases and the public one in old ones.
-UsageError = typer.BadParameter.__base__
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class UsageError(RdkernelsError):
+    """What was asked for on the command line does not fit together."""
+
 
 Model = Annotated[
     str, typer.Option(help="A model folder, or demo, demo-automaton or demo-chained.")
@@ -25,6 +33,40 @@ Dtype = Annotated[
 Weights = Annotated[
     str | None, typer.Option(help="int8: linear layers as int8 (CPU); default: as --dtype.")
 ]
+
+
+class Choice(NamedTuple):
+    """An option that a command passes on only if it is given: its default lives in the library."""
+
+    name: str
+    kind: Any  # bool, int, float, str or list[str]
+    panel: str
+    help: str
+
+    def parameter(self) -> inspect.Parameter:
+        """The option as typer reads it from a signature; None where it is not given."""
+        option = typer.Option(help=self.help, rich_help_panel=self.panel, show_default=False)
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[self.kind | None, option],
+        )
+
+
+def takes(*choices: Choice) -> Callable[[_Command], _Command]:
+    """Let a command that ends in ``**options`` have these, before its own keyword-only ones."""
+
+    def add(command: _Command) -> _Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+        first = [p for p in own if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        last = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        added = [choice.parameter() for choice in choices]
+        signature = inspect.Signature([*first, *added, *last])
+        vars(command)["__signature__"] = signature  # where inspect looks first
+        return command
+
+    return add
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def score(
     loaded = load_model(model, device, dtype, weights)
     found = rdk.score(
         loaded,
-        *([record[name] for record in records] for name in _FIELDS),
+        [record["prompt"] for record in records],
+        [record["continuation"] for record in records],
         num_steps=num_steps,
         seed=seed,
         initial_state_scale=initial_state_scale,

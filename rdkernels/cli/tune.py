@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 
 from rdkernels.cli.options import (
+    Choice,
     Device,
     Dtype,
     Json,
@@ -18,17 +18,27 @@ from rdkernels.cli.options import (
     UsageError,
     Weights,
     flag,
+    given,
     load_model,
     one_of,
+    takes,
 )
 
+GRID_HELP = {
+    "exit_threshold": "Relative change of a settled row",
+    "inner_recurrence": "Iterations per outer step",
+    "noise": "State noise",
+    "max_wavefront": "Most rows in flight",
+    "headway": "Rows added per outer step",
+}
 
-def _values(text: str) -> Any:
-    return typer.Option(
-        help=f"{text}; values with commas between.", rich_help_panel="Grid", show_default=False
+
+@takes(
+    *(
+        Choice(name, str, "Grid", f"{text}; values with commas between.")
+        for name, text in GRID_HELP.items()
     )
-
-
+)
 def tune(
     model: Model,
     problems: Annotated[
@@ -37,11 +47,6 @@ def tune(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many.")] = None,
     num_steps: Annotated[int, typer.Option(min=1, help="Iterations of the baseline, r.")] = 32,
-    exit_threshold: Annotated[str | None, _values("Relative change of a settled row")] = None,
-    inner_recurrence: Annotated[str | None, _values("Iterations per outer step")] = None,
-    noise: Annotated[str | None, _values("State noise")] = None,
-    max_wavefront: Annotated[str | None, _values("Most rows in flight")] = None,
-    headway: Annotated[str | None, _values("Rows added per outer step")] = None,
     tolerance: Annotated[
         float, typer.Option(help="Points of accuracy (percent) that may be lost.")
     ] = 1.0,
@@ -53,20 +58,19 @@ def tune(
     weights: Weights = None,
     plot: Annotated[Path | None, typer.Option(help="File for a picture.")] = None,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Sweep settings of diffusion forcing; recommend the fastest that stays accurate."""
-    options = locals()
     from rdkernels import plots
-    from rdkernels.cli.ui.terminal import ComparisonProgress, tuning_view
-    from rdkernels.evaluation import tune as tuning
+    from rdkernels.cli.ui.progress import ComparisonProgress
+    from rdkernels.cli.ui.tables import tuning_view
+    from rdkernels.evaluation.tune import SPEEDS, Grid, tune
     from rdkernels.models.demo import load_problems
     from rdkernels.models.stop_tokens import default_stop_tokens
 
-    lists = {field.name: options[field.name] for field in fields(tuning.Grid)}
-    grid = tuning.Grid(
-        **{name: _numbers(name, text) for name, text in lists.items() if text is not None}
-    )
-    one_of("by", by, list(tuning.SPEEDS))
+    lists = {name: _numbers(name, text) for name, text in given(**options).items()}
+    grid = Grid(**lists)
+    one_of("by", by, list(SPEEDS))
     if not 0.0 <= tolerance <= 100.0:
         raise UsageError(f"--tolerance: expected 0 to 100 points, got {tolerance:g}")
     if plot is not None:
@@ -75,7 +79,7 @@ def tune(
     answers = (1 + len(grid.samplers(num_steps))) * len(held_out)
     loaded = load_model(model, device, dtype, weights)
     with ComparisonProgress(answers) as progress:
-        found = tuning.tune(
+        found = tune(
             loaded,
             held_out,
             num_steps=num_steps,
@@ -102,7 +106,7 @@ def tune(
         print(" ", *(f"{flag(name)} {value:g}" for name, value in best.options.items()))
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+def _numbers(option: str, text: str) -> tuple[Any, ...]:
     """``1,2,4`` as numbers; whole ones stay whole, for options that count."""
     try:
         parts = [part.strip() for part in text.split(",")]

@@ -9,16 +9,19 @@ model does not need its depth.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from rdkernels.errors import RdkernelsError
+from rdkernels.evaluation.observer import Observer
 from rdkernels.generate import GenerationOutput, generate
 from rdkernels.models.demo import STOP_WORD, Problem
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.runtime import OuterStep
+from rdkernels.models.tokenizer import Tokenizer
 from rdkernels.samplers import (
     AdaptiveDepth,
     Autoregressive,
@@ -29,6 +32,8 @@ from rdkernels.samplers import (
 )
 
 ACCURACY_MARGIN = 0.01  # a sampler that loses more than this has not bought its speed
+
+_Seen = TypeVar("_Seen")
 
 # Tokens allowed past the longest answer: room to see that a sampler does not stop where it should.
 _SPARE_TOKENS = 8
@@ -51,16 +56,16 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one sampler did; times are seconds.
+class Result:
+    """What one contender did; times are seconds.
 
     Attributes:
         accuracy_interval: 95% Wilson interval of the accuracy.
-        speedup, iterations_ratio: tokens/s and core iterations per token against the first row;
-            above 1 is better.
-        shallow_speedup: tokens/s against the shallowest row of autoregressive decoding that is at
-            most :data:`ACCURACY_MARGIN` less accurate than the first.
-        shallow_steps: the ``num_steps`` of that row.
+        speedup, iterations_ratio: tokens/s and core iterations per token against the first
+            contender; above 1 is better.
+        shallow_speedup: tokens/s against the shallowest autoregressive decoding that is at most
+            :data:`ACCURACY_MARGIN` less accurate than the first contender.
+        shallow_steps: the ``num_steps`` of that decoding.
     """
 
     sampler: str
@@ -83,23 +88,6 @@ class Row:
     def to_json(self) -> dict[str, object]:
         """Plain values, ready for ``json.dumps``."""
         return asdict(self)
-
-
-class Observer:
-    """What a comparison tells whoever watches; this base class watches nothing."""
-
-    watches_steps = False
-
-    def begin(self, contender: Contender, problems: Sequence[Problem]) -> None:
-        """A batch of problems starts."""
-
-    def step(self, step: OuterStep) -> None:
-        """An outer step ended (only if ``watches_steps``); the time taken here is not counted."""
-
-    def end(
-        self, contender: Contender, correct: Sequence[bool], tokens: Sequence[Sequence[int]]
-    ) -> None:
-        """The batch is scored: whether each answer is right, and its generated tokens."""
 
 
 class _Tally:
@@ -141,9 +129,9 @@ class _Tally:
     def accuracy(self) -> float:
         return self.correct / self.problems
 
-    def row(self, baseline: _Tally, shallow: _Tally) -> Row:
+    def result(self, baseline: _Tally, shallow: _Tally) -> Result:
         sampler = self.contender.sampler
-        return Row(
+        return Result(
             sampler=self.contender.name,
             num_steps=sampler.num_steps,
             inner_recurrence=getattr(sampler, "inner_recurrence", None),
@@ -216,7 +204,7 @@ def compare(
     seed: int = 0,
     observer: Observer | None = None,
     stop_tokens: Sequence[int] = (),
-) -> list[Row]:
+) -> list[Result]:
     """Let every contender answer every problem; the first contender is the baseline of the ratios.
 
     Contenders take turns on each batch, so that a machine that slows down slows all of them. One
@@ -227,30 +215,31 @@ def compare(
     observer = observer or Observer()
     stop_tokens = tuple(stop_tokens) or tuple(model.tokenizer.encode(STOP_WORD))
     longest = max(len(model.tokenizer.encode(problem.answer)) for problem in problems)
-    options = {
-        "max_new_tokens": longest + _SPARE_TOKENS,
-        "stop_tokens": stop_tokens,
-        "seed": seed,
-    }
+    answer = functools.partial(
+        generate,
+        model,
+        max_new_tokens=longest + _SPARE_TOKENS,
+        stop_tokens=stop_tokens,
+        seed=seed,
+    )
     for entrant in entrants:
-        generate(model, [problems[0].prompt], sampler=entrant.sampler, **options)
+        answer([problems[0].prompt], sampler=entrant.sampler)
     tallies = [_Tally(entrant) for entrant in entrants]
     for batch in _batches(problems, batch_size):
         for tally in tallies:
             observer.begin(tally.contender, batch)
-            watch = _Stopwatch(observer)
-            output = generate(
-                model,
+            watch = _Stopwatch()
+            output = answer(
                 [problem.prompt for problem in batch],
                 sampler=tally.contender.sampler,
-                on_step=watch.step if observer.watches_steps else None,
-                **options,
+                on_step=watch.timed(observer.step),
+                on_update=watch.timed(observer.update),
             )
-            answers = _answers(model, batch, output, stop_tokens)
+            answers = _answers(model.tokenizer, batch, output, stop_tokens)
             correct = tally.add(batch, answers, output, watch.seconds)
             observer.end(tally.contender, correct, output.tokens)
     shallow = _shallowest(tallies)
-    return [tally.row(tallies[0], shallow) for tally in tallies]
+    return [tally.result(tallies[0], shallow) for tally in tallies]
 
 
 def _shallowest(tallies: Sequence[_Tally]) -> _Tally:
@@ -265,17 +254,17 @@ def _shallowest(tallies: Sequence[_Tally]) -> _Tally:
 
 
 def _answers(
-    model: RecurrentDepthModel,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     output: GenerationOutput,
     stop_tokens: Sequence[int],
 ) -> list[str | list[int]]:
     """What is scored: ids where each is a word (one that is none must not get lost), else text."""
     if problems[0].words:
-        return output.tokens
+        return list(output.tokens)
     ends = [len(tokens) - (tokens[-1] in stop_tokens) for tokens in output.tokens]
     pairs = zip(output.tokens, ends, strict=True)
-    return [model.tokenizer.decode(tokens[:end]) for tokens, end in pairs]
+    return [tokenizer.decode(tokens[:end]) for tokens, end in pairs]
 
 
 def _batches(problems: Sequence[Problem], size: int) -> Iterator[Sequence[Problem]]:
@@ -286,11 +275,16 @@ def _batches(problems: Sequence[Problem], size: int) -> Iterator[Sequence[Proble
 class _Stopwatch:
     """Measures the time that the observer takes, which is not the sampler's."""
 
-    def __init__(self, observer: Observer) -> None:
-        self.observer = observer
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def step(self, step: OuterStep) -> None:
-        began = time.perf_counter()
-        self.observer.step(step)
-        self.seconds += time.perf_counter() - began
+    def timed(self, watcher: Callable[[_Seen], None] | None) -> Callable[[_Seen], None] | None:
+        if watcher is None:
+            return None
+
+        def watch(seen: _Seen) -> None:
+            began = time.perf_counter()
+            watcher(seen)
+            self.seconds += time.perf_counter() - began
+
+        return watch

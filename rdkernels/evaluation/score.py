@@ -56,7 +56,7 @@ class _Pair(NamedTuple):
         return self.prompt + self.continuation
 
 
-class _Span(NamedTuple):
+class _Stretch(NamedTuple):
     """Positions ``[start, stop)`` of a pair, computed in one pass."""
 
     pair: int
@@ -184,33 +184,37 @@ class _Scorer:
         for b, length in enumerate(lengths):
             cache.reserve(b, length)
         found = [Score(pair.continuation, [], []) for pair in pairs]
-        for spans in self._passes(pairs):
-            for b, log_prob, greedy in self._predict(pairs, spans, cache):
+        for stretches in self._passes(pairs):
+            for b, log_prob, greedy in self._predict(pairs, stretches, cache):
                 found[b].log_probs.append(log_prob)
                 found[b].greedy.append(greedy)
         return found
 
-    def _passes(self, pairs: list[_Pair]) -> Iterator[list[_Span]]:
+    def _passes(self, pairs: list[_Pair]) -> Iterator[list[_Stretch]]:
         """Which positions are computed together; the last token predicts nothing of interest."""
         if self.slots is None:
-            yield [_Span(b, 0, len(pair.line) - 1) for b, pair in enumerate(pairs)]
+            yield [_Stretch(b, 0, len(pair.line) - 1) for b, pair in enumerate(pairs)]
             return
-        yield [_Span(b, 0, len(pair.prompt)) for b, pair in enumerate(pairs)]
+        yield [_Stretch(b, 0, len(pair.prompt)) for b, pair in enumerate(pairs)]
         for j in range(1, max(len(pair.continuation) for pair in pairs)):
             ends = [len(pair.prompt) + j for pair in pairs]
-            yield [_Span(b, e - 1, e) for b, e in enumerate(ends) if e < len(pairs[b].line)]
+            yield [_Stretch(b, e - 1, e) for b, e in enumerate(ends) if e < len(pairs[b].line)]
 
     def _predict(
-        self, pairs: list[_Pair], spans: list[_Span], cache: SharedKVCache
+        self, pairs: list[_Pair], stretches: list[_Stretch], cache: SharedKVCache
     ) -> Iterator[tuple[int, float, bool]]:
         """One pass: ``(pair, log-probability, greedy)`` of every continuation token after it."""
         model, device = self.model, self.model.device
-        starts = [span.start for span in spans]
-        lengths = [span.stop - span.start for span in spans]
+        starts = [stretch.start for stretch in stretches]
+        lengths = [stretch.stop - stretch.start for stretch in stretches]
         wavefront = Wavefront.from_lengths(starts, lengths, device)
-        flat = [t for span in spans for t in pairs[span.pair].line[span.start : span.stop]]
-        at = torch.tensor([span.pair for span in spans], device=device)
-        keys = [pairs[span.pair].key for span in spans]
+        flat = [
+            t
+            for stretch in stretches
+            for t in pairs[stretch.pair].line[stretch.start : stretch.stop]
+        ]
+        at = torch.tensor([stretch.pair for stretch in stretches], device=device)
+        keys = [pairs[stretch.pair].key for stretch in stretches]
         state = prefill_states(
             model,
             torch.tensor(flat, device=device),
@@ -227,11 +231,11 @@ class _Scorer:
 
         wanted: list[tuple[int, int, int]] = []  # (row, pair, token that follows)
         first = 0
-        for span, length in zip(spans, lengths, strict=True):
-            pair = pairs[span.pair]
-            for position in range(max(span.start, len(pair.prompt) - 1), span.stop):
-                row = first + position - span.start
-                wanted.append((row, span.pair, pair.line[position + 1]))
+        for stretch, length in zip(stretches, lengths, strict=True):
+            pair = pairs[stretch.pair]
+            for position in range(max(stretch.start, len(pair.prompt) - 1), stretch.stop):
+                row = first + position - stretch.start
+                wanted.append((row, stretch.pair, pair.line[position + 1]))
             first += length
         select, places, targets = zip(*wanted, strict=True)
         log_probs, greedy = self._log_probs(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from rdkernels import _validation as validation
 from rdkernels.errors import ArgumentError, is_number
-from rdkernels.evaluation import compare as comparison
-from rdkernels.evaluation.compare import Contender, Observer, Row
+from rdkernels.evaluation.compare import Contender, Result, compare
+from rdkernels.evaluation.observer import Observer
 from rdkernels.samplers import Autoregressive, DiffusionForcing
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Trial:
     """One setting and what it did."""
 
     sampler: DiffusionForcing
-    row: Row
+    result: Result
 
     @property
     def options(self) -> dict[str, float]:
@@ -83,7 +83,7 @@ class Tuning:
         by: ``time`` or ``iterations``: what the fastest is decided by.
     """
 
-    baseline: Row
+    baseline: Result
     trials: list[Trial]
     tolerance: float
     by: str
@@ -92,20 +92,22 @@ class Tuning:
     def speed_name(self) -> str:
         return SPEEDS[self.by]
 
-    def speed(self, row: Row) -> float:
+    def speed(self, result: Result) -> float:
         """Tokens per second, or per core iteration."""
         if self.by == "time":
-            return row.tokens_per_second
-        return 1 / row.core_iterations_per_token if row.core_iterations_per_token else math.inf
+            return result.tokens_per_second
+        return (
+            1 / result.core_iterations_per_token if result.core_iterations_per_token else math.inf
+        )
 
     @property
     def front(self) -> list[Trial]:
         """The trials that no other beats in speed and accuracy, the slowest first."""
         best, found = -1.0, []
-        order = sorted(self.trials, key=lambda t: (self.speed(t.row), t.row.accuracy))
+        order = sorted(self.trials, key=lambda t: (self.speed(t.result), t.result.accuracy))
         for trial in reversed(order):
-            if trial.row.accuracy > best:
-                best = trial.row.accuracy
+            if trial.result.accuracy > best:
+                best = trial.result.accuracy
                 found.append(trial)
         return found[::-1]
 
@@ -113,7 +115,7 @@ class Tuning:
     def recommended(self) -> Trial | None:
         """The fastest trial within the tolerance of the baseline; None if there is none."""
         floor = self.baseline.accuracy - self.tolerance - 1e-9
-        accurate = [trial for trial in self.front if trial.row.accuracy >= floor]
+        accurate = [trial for trial in self.front if trial.result.accuracy >= floor]
         return accurate[-1] if accurate else None
 
     def to_json(self) -> dict[str, object]:
@@ -124,7 +126,7 @@ class Tuning:
             "by": self.by,
             "baseline": self.baseline.to_json(),
             "trials": [
-                {"options": trial.options, "on_front": trial in front, **asdict(trial.row)}
+                {"options": trial.options, "on_front": trial in front, **asdict(trial.result)}
                 for trial in self.trials
             ],
             "recommended": None if best is None else best.options,
@@ -175,7 +177,7 @@ def tune(
         Contender("autoregressive", Autoregressive(num_steps)),
         *(Contender("diffusion-forcing", sampler) for sampler in samplers),
     ]
-    baseline, *rows = comparison.compare(
+    baseline, *results = compare(
         model,
         problems,
         entrants,
@@ -184,5 +186,5 @@ def tune(
         observer=observer,
         stop_tokens=stop_tokens,
     )
-    trials = [Trial(sampler, row) for sampler, row in zip(samplers, rows, strict=True)]
+    trials = [Trial(*pair) for pair in zip(samplers, results, strict=True)]
     return Tuning(baseline, trials, float(tolerance), by)

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from rdkernels.runtime.trace import OuterStep, Trace
 
 
-class _Row(NamedTuple):
-    """A row at the end of an outer step: the generated token that it predicts, and how."""
+class _Prediction(NamedTuple):
+    """What a row predicts at the end of an outer step: generated token ``number``, and how."""
 
-    index: int
+    number: int
     token: int
     depth: int
     committed: bool
 
 
-def _rows(step: OuterStep, sequence: int, prompt_length: int) -> Iterator[_Row]:
+def _predictions(step: OuterStep, sequence: int, prompt_length: int) -> Iterator[_Prediction]:
     first = step.start[sequence] + 1 - prompt_length
     pairs = zip(step.sampled[sequence], step.depths[sequence], strict=True)
     for i, (token, depth) in enumerate(pairs):
         if first + i >= 0:
-            yield _Row(first + i, token, depth, i < step.committed[sequence])
+            yield _Prediction(first + i, token, depth, i < step.committed[sequence])
 
 
 def depths(trace: Trace, sequence: int = 0, ax: Axes | None = None) -> Figure:
@@ -45,7 +45,7 @@ def depths(trace: Trace, sequence: int = 0, ax: Axes | None = None) -> Figure:
     """
     steps = own_steps("depths", trace, sequence)
     length = trace.prompt_lengths[sequence]
-    rows = [row for step in steps for row in _rows(step, sequence, length) if row.committed]
+    rows = [row for step in steps for row in _predictions(step, sequence, length) if row.committed]
     counts = Counter(row.depth for row in rows)
     figure, ax = canvas(ax)
     width = min((b - a for a, b in pairwise(sorted(counts))), default=1)
@@ -95,13 +95,13 @@ def acceptance(trace: Trace, sequence: int = 0, ax: Axes | None = None) -> Figur
     """
     steps = own_steps("acceptance", trace, sequence)
     length = trace.prompt_lengths[sequence]
-    rows = [list(_rows(step, sequence, length)) for step in steps]
-    final = {row.index: row.token for step in rows for row in step if row.committed}
+    rows = [list(_predictions(step, sequence, length)) for step in steps]
+    final = {row.number: row.token for step in rows for row in step if row.committed}
     counts: dict[str, list[int]] = {"right": [], "wrong": [], "behind the end": []}
     for step in rows:
         drafts = [row for row in step if not row.committed and row.token >= 0]
-        right = sum(final.get(row.index) == row.token for row in drafts)
-        known = sum(row.index in final for row in drafts)
+        right = sum(final.get(row.number) == row.token for row in drafts)
+        known = sum(row.number in final for row in drafts)
         for name, count in zip(counts, (right, known - right, len(drafts) - known), strict=True):
             counts[name].append(count)
     figure, ax = canvas(ax)

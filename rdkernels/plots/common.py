@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rdkernels.errors import RdkernelsError
 
@@ -52,7 +52,7 @@ def check_file(path: Path) -> None:
 def canvas(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> tuple[Figure, Axes]:
     """A new figure of this size in inches, or the figure of axes that are given."""
     if ax is not None:
-        return ax.figure, ax
+        return cast("Figure", ax.figure), ax
     return pyplot().subplots(figsize=size, layout="constrained")
 
 

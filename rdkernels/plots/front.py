@@ -21,21 +21,30 @@ def front(tuning: Tuning, ax: Axes | None = None) -> Figure:
     """
     figure, ax = canvas(ax, (6.4, 4.2))
     trials = tuning.trials
-    accuracy = [100 * trial.row.accuracy for trial in trials]
-    bounds = [[100 * bound for bound in trial.row.accuracy_interval] for trial in trials]
+    accuracy = [100 * trial.result.accuracy for trial in trials]
+    bounds = [[100 * bound for bound in trial.result.accuracy_interval] for trial in trials]
     below = [a - low for a, (low, _) in zip(accuracy, bounds, strict=True)]
     above = [high - a for a, (_, high) in zip(accuracy, bounds, strict=True)]
-    speeds = [tuning.speed(trial.row) for trial in trials]
-    style = {"fmt": "o", "color": MAIN, "ecolor": "#c9d6d9", "markersize": 4, "zorder": 1}
-    ax.errorbar(speeds, accuracy, yerr=[below, above], label="settings", **style)
-    line = [(tuning.speed(trial.row), 100 * trial.row.accuracy) for trial in tuning.front]
+    speeds = [tuning.speed(trial.result) for trial in trials]
+    ax.errorbar(
+        speeds,
+        accuracy,
+        yerr=[below, above],
+        label="settings",
+        fmt="o",
+        color=MAIN,
+        ecolor="#c9d6d9",
+        markersize=4,
+        zorder=1,
+    )
+    line = [(tuning.speed(trial.result), 100 * trial.result.accuracy) for trial in tuning.front]
     ax.step(*zip(*line, strict=True), where="pre", color=MAIN, linewidth=1.6, label="front")
     baseline = tuning.baseline
     ax.axhline(100 * baseline.accuracy, color=INK, linewidth=1.0, linestyle="--")
     name = f"autoregressive r={baseline.num_steps}"
     ax.plot(tuning.speed(baseline), 100 * baseline.accuracy, "s", color=INK, label=name)
     if (best := tuning.recommended) is not None:
-        place = tuning.speed(best.row), 100 * best.row.accuracy
+        place = tuning.speed(best.result), 100 * best.result.accuracy
         ax.plot(*place, "*", color=ACCENT, markersize=14, label=f"recommended: {best.label}")
     ax.set_xlabel(tuning.speed_name, color=INK)
     ax.set_ylabel("exact match (%)", color=INK)

@@ -164,7 +164,7 @@ def _colour_bar(figure: Figure, ax: Axes, mesh: QuadMesh, depths: NDArray) -> No
     bar = figure.colorbar(mesh, ax=ax, pad=0.02, aspect=22, shrink=0.7, drawedges=False)
     levels = numpy.unique(depths[~numpy.isnan(depths)])
     if len(levels) <= 12:
-        bar.set_ticks(levels, labels=[f"{level:g}" for level in levels])
+        bar.set_ticks(levels.tolist(), labels=[f"{level:g}" for level in levels])
     bar.set_label("depth (iterations)", color=INK)
     bar.ax.tick_params(which="both", colors=INK, length=0)
     bar.outline.set_visible(False)

@@ -1,15 +1,14 @@
 """tune(): the grid that was asked for, an honest front, and a recommendation that follows."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 import rdkernels as rdk
-from rdkernels.cli import main
+from rdkernels.cli.tune import GRID_HELP
 from rdkernels.errors import ArgumentError
-from rdkernels.evaluation import compare as comparison
-from rdkernels.evaluation import tune as tuning
+from rdkernels.evaluation import compare, tune
 from rdkernels.evaluation.tune import Grid, Trial, Tuning
 from rdkernels.models.demo import demo_path, load_problems
 
@@ -25,18 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model):
-    return tuning.tune(model, load_problems("demo", 4), num_steps=6, grid=TINY, batch_size=4)
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return tune.tune(model, load_problems("demo", 4), num_steps=6, grid=TINY, batch_size=4)
 
 
 def made_up(row, *points, tolerance=0.01, by="time"):
@@ -77,17 +65,17 @@ def test_trials_are_what_the_sampler_does(found, model):
             stop_tokens=(2,),
         )
         right = [p.is_correct(t) for p, t in zip(problems, out.tokens, strict=True)]
-        assert trial.row.accuracy == sum(right) / 4
+        assert trial.result.accuracy == sum(right) / 4
         expected = out.stats.core_iterations_per_token
-        assert trial.row.core_iterations_per_token == pytest.approx(expected)
+        assert trial.result.core_iterations_per_token == pytest.approx(expected)
     assert found.baseline.core_iterations_per_token > 5.5
 
 
 def test_sloppy_settings_are_not_recommended(found):
     """Committing after one iteration whatever comes out is fast, and wrong."""
     (sloppy,) = (t for t in found.trials if list(t.options.values())[:2] == [10.0, 1])
-    assert sloppy.row.core_iterations_per_token < 1.01
-    assert sloppy.row.accuracy < found.baseline.accuracy
+    assert sloppy.result.core_iterations_per_token < 1.01
+    assert sloppy.result.accuracy < found.baseline.accuracy
     assert found.recommended not in (None, sloppy)
 
 
@@ -106,8 +94,8 @@ def test_front_and_recommendation(found):
 
 def test_the_fastest_by_iterations_need_not_be_so_by_time(found):
     made = made_up(found.baseline, (1, 1.0), (5, 1.0), (6, 1.0))
-    slow = replace(made.trials[0].row, core_iterations_per_token=0.5)
-    made.trials[0] = replace(made.trials[0], row=slow)
+    slow = replace(made.trials[0].result, core_iterations_per_token=0.5)
+    made.trials[0] = replace(made.trials[0], result=slow)
     assert places([made.recommended]) == [2]
     assert places([replace(made, by="iterations").recommended]) == [1]
 
@@ -123,18 +111,18 @@ def test_the_fastest_by_iterations_need_not_be_so_by_time(found):
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(model, monkeypatch, options, message):
-    monkeypatch.setattr(comparison, "generate", None)
+    monkeypatch.setattr(compare, "generate", None)
     options = {"problems": load_problems("demo", 1), **options}
     with pytest.raises(ArgumentError, match=rf"^tune: {message}"):
-        tuning.tune(model, **options)
+        tune.tune(model, **options)
 
 
 def test_bad_grids_are_refused(model, monkeypatch):
-    monkeypatch.setattr(comparison, "generate", None)
+    monkeypatch.setattr(compare, "generate", None)
     with pytest.raises(ArgumentError, match=r"^Grid: noise: expected at least one value"):
         Grid(noise=())
     with pytest.raises(ArgumentError, match=r"^DiffusionForcing: headway"):
-        tuning.tune(model, load_problems("demo", 1), grid=Grid(headway=(0,)))
+        tune.tune(model, load_problems("demo", 1), grid=Grid(headway=(0,)))
 
 
 # --- command --------------------------------------------------------------------------------------
@@ -181,8 +169,8 @@ def test_the_picture_shows_every_setting(found):
 
     ax = plots.front(found).axes[0]
     points = ax.containers[0].lines[0]
-    assert list(points.get_xdata()) == [trial.row.tokens_per_second for trial in found.trials]
-    assert list(points.get_ydata()) == [100 * trial.row.accuracy for trial in found.trials]
+    assert list(points.get_xdata()) == [trial.result.tokens_per_second for trial in found.trials]
+    assert list(points.get_ydata()) == [100 * trial.result.accuracy for trial in found.trials]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert f"recommended: {found.recommended.label}" in labels
 
@@ -204,3 +192,7 @@ def test_the_picture_shows_every_setting(found):
 def test_bad_input_is_one_line(run, options, message):
     status, out, err = run(*COMMAND, *options)
     assert status == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_every_field_of_the_grid_is_an_option_with_help():
+    assert set(GRID_HELP) == {field.name for field in fields(Grid)}

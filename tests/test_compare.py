@@ -1,4 +1,4 @@
-"""comparison.py: who takes part, what is counted, and against whom."""
+"""compare.py: who takes part, what is counted, and against whom."""
 
 import io
 import math
@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 import rdkernels
-from rdkernels.cli.ui.terminal import comparison_table
-from rdkernels.evaluation import compare as comparison
+from rdkernels.cli.ui.tables import comparison_table
+from rdkernels.evaluation import compare
+from rdkernels.evaluation.observer import Observer
 from rdkernels.models.demo import load_problems
 from rdkernels.samplers import SAMPLERS, Autoregressive
 
@@ -21,23 +22,23 @@ def model():
 
 
 def test_sweep_covers_every_sampler_and_the_depths():
-    entrants = comparison.contenders(32, 4, sweep=True)
+    entrants = compare.contenders(32, 4, sweep=True)
     assert [e.sampler.num_steps for e in entrants[:6]] == [32, 16, 8, 4, 2, 1]
     assert [e.sampler.inner_recurrence for e in entrants[9:]] == [4, 2, 1]
     assert {e.name for e in entrants} == set(SAMPLERS)
     assert all(SAMPLERS[e.name] is type(e.sampler) for e in entrants)
     assert len({e.label for e in entrants}) == 12
-    assert [e.sampler.num_steps for e in comparison.contenders(8, 4, sweep=True)[:6]] == [
+    assert [e.sampler.num_steps for e in compare.contenders(8, 4, sweep=True)[:6]] == [
         *(8, 32, 16, 4, 2, 1)
     ]
-    assert len(comparison.contenders(1, 1, sweep=True)) == 6 + 2 + 3  # nothing to speculate with
+    assert len(compare.contenders(1, 1, sweep=True)) == 6 + 2 + 3  # nothing to speculate with
 
 
 def test_ratios_have_their_two_baselines(model):
     """Against the first row, and against the shallowest that is as accurate as it."""
-    entrants = [comparison.Contender("autoregressive", Autoregressive(r)) for r in (6, 1, 3, 2)]
+    entrants = [compare.Contender("autoregressive", Autoregressive(r)) for r in (6, 1, 3, 2)]
     problems = load_problems("demo", 3)
-    rows = comparison.compare(model, problems, entrants, batch_size=3)
+    rows = compare.compare(model, problems, entrants, batch_size=3)
     shallow = min((r for r in rows if r.accuracy >= rows[0].accuracy), key=lambda r: r.num_steps)
     assert shallow.num_steps == 2 and rows[1].accuracy < 1  # this model is right from r = 2 on
     for row in rows:
@@ -53,8 +54,8 @@ def test_ratios_have_their_two_baselines(model):
 
 
 def test_the_table_of_a_sweep_fits_80_columns(model):
-    entrants = comparison.contenders(sweep=True)
-    (row,) = comparison.compare(model, load_problems("demo", 1), entrants[4:5])
+    entrants = compare.contenders(sweep=True)
+    (row,) = compare.compare(model, load_problems("demo", 1), entrants[4:5])
     row = replace(row, num_steps=32, accuracy=1.0, accuracy_interval=(0.1, 1.0), speedup=12.345)
     row = replace(row, tokens_per_second=12345.6)
     table = io.StringIO()
@@ -68,7 +69,7 @@ def test_the_table_of_a_sweep_fits_80_columns(model):
 def test_wilson_interval(successes, trials):
     """The shares whose own standard error puts what was seen 1.96 of them away."""
     share = successes / trials
-    low, high = comparison.wilson_interval(successes, trials)
+    low, high = compare.wilson_interval(successes, trials)
     for bound in (low, high):
         if bound != pytest.approx(share):  # at 0 and 1 the interval ends there
             away = abs(share - bound) / math.sqrt(bound * (1 - bound) / trials)
@@ -78,11 +79,11 @@ def test_wilson_interval(successes, trials):
 
 def test_batches_change_neither_answers_nor_iterations(model):
     problems = load_problems("demo", 3)
-    entrants = comparison.contenders(4, 2)
+    entrants = compare.contenders(4, 2)
     kept = ("accuracy", "generated_tokens", "core_iterations_per_token", "problems")
     found = []
     for size in (1, 2, 3):
-        rows = comparison.compare(model, problems, entrants, batch_size=size)
+        rows = compare.compare(model, problems, entrants, batch_size=size)
         found.append([[getattr(row, name) for name in kept] for row in rows])
     assert found[0] == found[1] == found[2]
 
@@ -90,9 +91,7 @@ def test_batches_change_neither_answers_nor_iterations(model):
 def test_time_of_the_observer_is_not_charged(model, monkeypatch):
     measured, slept = [], []
 
-    class Slow(comparison.Observer):
-        watches_steps = True
-
+    class Slow(Observer):
         def begin(self, contender, problems):
             slept.append(0.0)
 
@@ -105,9 +104,9 @@ def test_time_of_the_observer_is_not_charged(model, monkeypatch):
         measured.append(output.stats.decode_seconds)
         return output
 
-    monkeypatch.setattr(comparison, "generate", generate)
-    entrants = comparison.contenders(1, 1)
-    rows = comparison.compare(model, load_problems("demo", 1), entrants, observer=Slow())
+    monkeypatch.setattr(compare, "generate", generate)
+    entrants = compare.contenders(1, 1)
+    rows = compare.compare(model, load_problems("demo", 1), entrants, observer=Slow())
     measured = measured[len(entrants) :]  # the warm-up is not observed
     for row, seconds, idle in zip(rows, measured, slept, strict=True):
         assert idle > 0.1
@@ -117,14 +116,14 @@ def test_time_of_the_observer_is_not_charged(model, monkeypatch):
 def test_text_is_scored_where_tokens_are_parts_of_words(model):
     """A stop token at the end is no part of the answer; any other stop tokens can be given."""
     problems = [replace(p, words=()) for p in load_problems("demo", 2)]
-    entrants = [comparison.Contender("autoregressive", Autoregressive(3))]
-    (row,) = comparison.compare(model, problems, entrants, batch_size=2)
+    entrants = [compare.Contender("autoregressive", Autoregressive(3))]
+    (row,) = compare.compare(model, problems, entrants, batch_size=2)
     assert row.accuracy == row.value_accuracy == 1
-    (row,) = comparison.compare(model, problems, entrants, stop_tokens=(7,))  # not at <eos>
+    (row,) = compare.compare(model, problems, entrants, stop_tokens=(7,))  # not at <eos>
     assert row.accuracy == 0
 
 
 def test_compare_without_a_tokenizer_is_refused(model):
     bare = rdkernels.RecurrentDepthModel(model.config, model.weights)
     with pytest.raises(rdkernels.RdkernelsError, match="no tokenizer"):
-        comparison.compare(bare, load_problems("demo", 1), comparison.contenders())
+        compare.compare(bare, load_problems("demo", 1), compare.contenders())

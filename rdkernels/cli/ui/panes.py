@@ -1,4 +1,4 @@
-"""The live view of a comparison: what is committed and what is in flight, as it happens."""
+"""Panes on a terminal: a comparison as it happens, and the wavefront as it moves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from rdkernels.evaluation.compare import Contender, Observer
+from rdkernels.cli.ui.stream import Decode, SequenceView, WavefrontObserver
+from rdkernels.evaluation.observer import Observer
 
 if TYPE_CHECKING:
+    from rdkernels.evaluation.compare import Contender
     from rdkernels.models.demo import Problem
     from rdkernels.runtime import OuterStep
 
@@ -26,6 +28,7 @@ _DEPTH_COLOURS = (
     "#1e9b8a", "#25858e", "#2d708e", "#38588c", "#6a5acd",
 )  # fmt: skip
 FRAME_SECONDS = 1 / 15
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 @dataclass
@@ -86,8 +89,6 @@ class LiveObserver(Observer):
     ``decode`` turns token ids into text. Frames are drawn from the observer's own calls, never from
     a thread, so that the comparison can subtract exactly the time they take.
     """
-
-    watches_steps = True
 
     def __init__(
         self,
@@ -150,6 +151,67 @@ class LiveObserver(Observer):
         scale = max(pane.depth_scale for pane in self._panes.values())
         heading = Text.assemble((f"problem {self._index}/{self._total}  ", "bold"), self._prompt)
         return Group(heading, sides, depth_legend(scale))
+
+
+class WavefrontScreen(WavefrontObserver):
+    """An animation for terminals: committed text plain, drafts dimmed, each with its depth.
+
+    Args:
+        depth_scale: depth at the far end of the colours.
+        pace: an outer step takes at least this many seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        prompt_lengths: Sequence[int],
+        decode: Decode,
+        depth_scale: int,
+        pace: float = 0.0,
+    ) -> None:
+        super().__init__(prompt_lengths, decode)
+        self._console, self._depth_scale, self._pace = console, depth_scale, pace
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn = self._stepped = 0.0
+
+    def __enter__(self) -> WavefrontScreen:
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def step(self, step: OuterStep) -> None:
+        super().step(step)
+        if (idle := self._stepped + self._pace - time.perf_counter()) > 0:
+            time.sleep(idle)
+        self._stepped = time.perf_counter()
+        if self._stepped - self._drawn >= FRAME_SECONDS:
+            self._drawn = self._stepped
+            self._live.update(self.frame(), refresh=True)
+
+    def frame(self) -> Group:
+        """As many sequences as the terminal has room for; every frame is equally high."""
+        room = max(self._console.height - 3, 4)
+        shown = self._sequences[: max(room // 5, 1)]
+        height = min(room // len(shown), 14)
+        panels = [self._panel(i, sequence, height) for i, sequence in enumerate(shown)]
+        rest = len(self._sequences) - len(shown)
+        legend = depth_legend(self._depth_scale)
+        return Group(*panels, legend.append(f"  and {rest} more" if rest else ""))
+
+    def _panel(self, index: int, sequence: SequenceView, height: int) -> Panel:
+        text = Text(self._decode(sequence.tokens))
+        for word, depth in sequence.words(self._decode):
+            style = depth_style(depth, self._depth_scale, dim=True)
+            text.append(word + str(depth).translate(_SUBSCRIPTS), style=style)
+        lines = text.wrap(self._console, self._console.width - 6)[-(height - 2) :]
+        pace = f"{len(sequence.tokens)} tokens, {len(sequence.drafts)} in flight"
+        title = None if len(self._sequences) == 1 else f"sequence {index}"
+        subtitle = f"outer step {self._outer_steps}: {pace}"
+        return Panel(
+            Text("\n").join(lines), title=title, subtitle=subtitle, height=height, padding=(0, 2)
+        )
 
 
 def depth_style(depth: int, scale: int, dim: bool = False) -> Style:

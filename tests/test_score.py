@@ -11,7 +11,7 @@ import torch
 import rdkernels as rdk
 from rdkernels import ops
 from rdkernels.errors import ArgumentError
-from rdkernels.evaluation import score as scoring
+from rdkernels.evaluation import score
 from tests.support.reference import DenseModel
 from tests.support.tiny import CONFIG, GROUPED, random_prompts, tiny_model, write_checkpoint
 from tests.test_checkpoint import write_tokenizer
@@ -94,7 +94,7 @@ def test_batches_and_pieces_do_not_change_scores(pairs, seed, monkeypatch, max_r
     whole = rdk.score(model, *pairs, **options)
     sizes = []
     head = model.head
-    monkeypatch.setattr(scoring, "_PIECE", 2 * CONFIG.vocab_size + 5)
+    monkeypatch.setattr(score, "_PIECE", 2 * CONFIG.vocab_size + 5)
     monkeypatch.setattr(model, "head", lambda rows: (sizes.append(len(rows)), head(rows))[1])
     pieces = rdk.score(model, *pairs, **options, max_rows=max_rows)
     # Logits of the rows that predict a continuation's token, and of no others.

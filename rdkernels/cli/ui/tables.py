@@ -1,116 +1,25 @@
-"""Tables and progress bars of the command line."""
+"""Tables: comparisons, sweeps, the environment, the ops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console, Group
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rdkernels.cli.ui.viewers import Viewer, decoder
-from rdkernels.evaluation.compare import ACCURACY_MARGIN, Contender, Observer, Row
+from rdkernels.evaluation.compare import ACCURACY_MARGIN, Contender, Result
 
 if TYPE_CHECKING:
     from rdkernels.diagnostics import Environment, OpReport, Provider
-    from rdkernels.engine import Update
     from rdkernels.evaluation.tune import Tuning
-    from rdkernels.generate import GenerationOutput
-    from rdkernels.models.demo import Problem
-    from rdkernels.models.tokenizer import Tokenizer
-    from rdkernels.runtime import GenerationStats
-
-_AnyBar = TypeVar("_AnyBar", bound="_Bar")
 
 
-class _Bar:
-    """A progress bar on stderr, shown on terminals only. Use as a context manager."""
-
-    def __init__(self, description: str, total: int) -> None:
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task(description, total=total)
-
-    def __enter__(self: _AnyBar) -> _AnyBar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-
-
-class GenerationProgress(_Bar, Viewer):
-    """Counts committed tokens."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__("generating", tokens)
-
-    def update(self, update: Update) -> None:
-        self.progress.advance(self.task, len(update.tokens))
-
-
-class ComparisonProgress(_Bar, Observer):
-    """Counts answered problems over all contenders of a comparison."""
-
-    def __init__(self, answers: int) -> None:
-        super().__init__("answering", answers)
-
-    def begin(self, contender: Contender, problems: Sequence[Problem]) -> None:
-        self.progress.update(self.task, description=contender.label)
-
-    def end(
-        self, contender: Contender, correct: Sequence[bool], tokens: Sequence[Sequence[int]]
-    ) -> None:
-        self.progress.advance(self.task, len(correct))
-
-
-def generation_text(
-    prompts: Sequence[str], output: GenerationOutput, tokenizer: Tokenizer | None
-) -> Iterator[str]:
-    """The generated text, and the log-probability of every token where there are any."""
-    decode = decoder(tokenizer)
-    texts = output.texts or [decode(tokens) for tokens in output.tokens]
-    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        yield f"{prompt} {text}" if len(prompts) == 1 else f"{prompt}\n  {text}"
-        if output.log_probs is not None:
-            pairs = zip(output.tokens[i], output.log_probs[i], strict=True)
-            listed = " ".join(f"{decode([token])}({value:.2f})" for token, value in pairs)
-            yield f"  log-probability {sum(output.log_probs[i]):.3f}: {listed}"
-
-
-def generation_summary(stats: GenerationStats, timed: bool) -> None:
-    """One dim line on stderr; the speed only where nothing has slowed it down."""
-    speed = f", {stats.tokens_per_second:.1f} tokens/s" if timed else ""
-    Console(stderr=True).print(
-        f"{stats.generated_tokens} tokens, {stats.core_iterations} core iterations "
-        f"({stats.core_iterations_per_token:.2f} per token){speed}",
-        style="dim",
-        highlight=False,
-    )
-
-
-def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Table:
+def comparison_table(entrants: Sequence[Contender], results: Sequence[Result]) -> Table:
     """One line per contender; the fastest of those as accurate as the first is set in bold."""
-    first = rows[0]
+    first = results[0]
     table = Table(
         title=f"{first.problems} held-out problems",
         box=box.SIMPLE_HEAD,
@@ -128,17 +37,20 @@ def comparison_table(entrants: Sequence[Contender], rows: Sequence[Row]) -> Tabl
     for heading in headings:
         table.add_column(heading, justify="right")
     floor = first.accuracy - ACCURACY_MARGIN
-    best = max((row for row in rows if row.accuracy >= floor), key=lambda row: row.speedup)
-    for entrant, row in zip(entrants, rows, strict=True):
+    best = max(
+        (result for result in results if result.accuracy >= floor),
+        key=lambda result: result.speedup,
+    )
+    for entrant, result in zip(entrants, results, strict=True):
         table.add_row(
             entrant.label,
-            f"{row.accuracy:.1%}",
-            interval_text(row.accuracy_interval),
-            f"{row.core_iterations_per_token:.2f}",
-            f"{row.tokens_per_second:.1f}",
-            f"{row.speedup:.2f}x",
-            *([f"{row.shallow_speedup:.2f}x"] if shallow else []),
-            style="bold" if row is best else None,
+            f"{result.accuracy:.1%}",
+            interval_text(result.accuracy_interval),
+            f"{result.core_iterations_per_token:.2f}",
+            f"{result.tokens_per_second:.1f}",
+            f"{result.speedup:.2f}x",
+            *([f"{result.shallow_speedup:.2f}x"] if shallow else []),
+            style="bold" if result is best else None,
         )
     return table
 
@@ -156,14 +68,14 @@ def tuning_view(found: Tuning) -> Group:
         table.add_column(heading, justify="right")
     best = found.recommended
     labelled = [(f"autoregressive r={found.baseline.num_steps}", found.baseline, False)]
-    labelled += [(trial.label, trial.row, trial is best) for trial in reversed(found.front)]
-    for label, row, recommended in labelled:
+    labelled += [(trial.label, trial.result, trial is best) for trial in reversed(found.front)]
+    for label, result, recommended in labelled:
         table.add_row(
             label,
-            f"{row.accuracy:.1%}",
-            interval_text(row.accuracy_interval),
-            f"{row.core_iterations_per_token:.2f}",
-            f"{row.tokens_per_second:.1f}",
+            f"{result.accuracy:.1%}",
+            interval_text(result.accuracy_interval),
+            f"{result.core_iterations_per_token:.2f}",
+            f"{result.tokens_per_second:.1f}",
             style="bold" if recommended else None,
         )
     within = f"within {100 * found.tolerance:g} points of the baseline's accuracy"
