@@ -137,7 +137,7 @@ def test_operators():
         "rms_norm": (x, weight, 1e-6),
         "residual_norm": (x, x + 1, weight, None, 1e-6, "huginn"),
         "exit_update": (x, x + 1, depth, None, 4, 0.03, "cosine"),
-        "inject_state": (x, x, x, depth, 0.1, torch.ones(3), keys, 7, 0.5),
+        "inject_state": (x, x, x, depth, 0.1, torch.ones(3), keys, 7, 0.5, True),
     }
     for op, arguments in calls.items():
         function = getattr(torch.ops.rdkernels_triton, op).default

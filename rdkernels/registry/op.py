@@ -208,15 +208,21 @@ def define(
         composed=composed,
         reads_back=reads_back,
     )
+    _publish(op)
+    return op
+
+
+def _publish(op: Op) -> None:
+    """Give the operator its eager meaning and its fake, and tell those who asked."""
+    name = op.name
     LIBRARY.impl(name, op.eager, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", op.fake, lib=LIBRARY)
-    if out:
+    if op.out_names:
         LIBRARY.impl(f"{name}.out", op.eager_out, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{NAMESPACE}::{name}.out", lambda *a, **k: None, lib=LIBRARY)
     OPS[name] = op
     for listener in _LISTENERS:
         listener(op)
-    return op
 
 
 def _defaults(signature: inspect.Signature) -> tuple[Any, ...]:
