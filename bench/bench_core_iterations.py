@@ -16,7 +16,9 @@ import torch
 from bench.support import assert_close, providers, run
 from rdkernels import ops
 from rdkernels.cache import LayerCache
-from rdkernels.models.blocks import Block, BlockStack, Rows
+from rdkernels.models.blocks import BlockStack, RowLayout
+from rdkernels.models.config import BlockStyle
+from rdkernels.models.weights import Block
 
 CONTEXT, PAGE_SIZE, EPS = 128, 64, 1e-6
 
@@ -45,7 +47,7 @@ class Core(NamedTuple):
     adapter: torch.Tensor
     stack: BlockStack
     caches: list[LayerCache]
-    rows: Rows
+    rows: RowLayout
     iterations: int
 
     def widened(self) -> Core:
@@ -54,7 +56,7 @@ class Core(NamedTuple):
             Block(**{name: getattr(b, name).float() for name in Block.__dataclass_fields__})
             for b in self.stack.blocks
         ]
-        stack = BlockStack(tuple(blocks), self.stack.cos_sin, EPS, self.stack.scale)
+        stack = BlockStack(tuple(blocks), self.stack.cos_sin, EPS, self.stack.scale, BlockStyle())
         caches = [LayerCache(c.key.float(), c.value.float()) for c in self.caches]
         return self._replace(adapter=self.adapter.float(), stack=stack, caches=caches)
 
@@ -83,7 +85,7 @@ def make_core(size: Size, rows: int, dtype: torch.dtype) -> Core:
     def block() -> Block:
         one = torch.ones(size.hidden_size, dtype=dtype)
         return Block(
-            *(one, one, one, one),
+            **dict.fromkeys(("norm_1", "norm_2", "norm_3", "norm_4"), one),
             wqkv=matrix(3 * inner, size.hidden_size),
             qk_bias=torch.zeros(2 * size.num_heads, size.head_dim, dtype=dtype),
             attn_proj=matrix(size.hidden_size, inner),
@@ -100,9 +102,9 @@ def make_core(size: Size, rows: int, dtype: torch.dtype) -> Core:
     blocks = tuple(block() for _ in range(size.blocks))
     return Core(
         adapter=matrix(size.hidden_size, 2 * size.hidden_size),
-        stack=BlockStack(blocks, cos_sin, EPS, size.head_dim**-0.5),
+        stack=BlockStack(blocks, cos_sin, EPS, size.head_dim**-0.5, BlockStyle()),
         caches=[cache() for _ in range(size.blocks)],
-        rows=Rows(
+        rows=RowLayout(
             torch.arange(pages, dtype=torch.int32).unsqueeze(0),
             torch.tensor([0, rows], dtype=torch.int32),
             torch.tensor([CONTEXT], dtype=torch.int32),

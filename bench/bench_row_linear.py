@@ -10,7 +10,7 @@ import torch
 
 from bench.support import assert_close, providers, run, wide
 from rdkernels import ops
-from rdkernels.models.quantized import QuantizedWeight
+from rdkernels.models.weights import QuantizedWeight
 
 SMALL = {"rows": [1, 8, 32], "weight": [(15840, 5280), (704, 128)]}
 FULL = {

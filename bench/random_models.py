@@ -9,9 +9,9 @@ import torch
 
 from bench.gpu.random_model import random_model
 from bench.gpu.session import HUGINN, Session
-from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.tensor_files import expected_shapes
 from rdkernels.runtime.loop import Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing
 from rdkernels.samplers.sampling import Sampling

@@ -9,7 +9,7 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.models.blocks import Rows, few_rows, rotary_table
+from rdkernels.models.blocks import RowLayout, few_rows, rotary_table
 from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import reasons
@@ -260,7 +260,7 @@ def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
         cache.reserve(b, length)
     active = torch.tensor([True, False, True, True, True, True, False, True, True])
     front = rdk.Wavefront.from_lengths([0, 0], [4, 3])  # two more rows are padding
-    rows = Rows(cache.core_page_table(0), front.cu_rows, front.start, active)
+    rows = RowLayout(cache.core_page_table(0), front.cu_rows, front.start, active)
     adapter_input = torch.randn(9, 2 * CONFIG.hidden_size)
     before = adapter_input.clone()
     state = model.iterate(adapter_input, rows, cache, iterations=2)
@@ -321,7 +321,7 @@ def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
         pytest.skip("no native kernels")
     few, many = (torch.zeros(n, CONFIG.hidden_size, dtype=torch.bfloat16) for n in (64, 65))
     assert model._native("core_iterations", few) and not model._native("core_iterations", many)
-    later = Rows(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
+    later = RowLayout(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
     assert model._native("row_linear", few) and not model._native("core_iterations", few, later)
     monkeypatch.setenv("RDKERNELS_BACKEND", "eager")
     by_environment = RecurrentDepthModel(model.config, model.weights)

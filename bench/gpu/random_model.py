@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 
 from bench.gpu.session import Session
-from rdkernels.models.blocks import Block
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.models.weights import Weights
+from rdkernels.models.weights import Block, LinearWeight, QuantizedWeight, Weights, block_shapes
 
 
 def random_model(session: Session, weights: str | None = None) -> RecurrentDepthModel:
@@ -31,19 +29,12 @@ def random_model(session: Session, weights: str | None = None) -> RecurrentDepth
         return session.random(c.hidden_size, seed=next(seeds)).mul_(0.1).add_(1.0)
 
     def block() -> Block:
-        heads = c.num_heads + c.num_kv_heads
-        bias = session.random(heads, c.head_dim, seed=next(seeds)) if c.qk_bias else None
-        return Block(
-            norm_1=norm(),
-            norm_2=norm(),
-            norm_3=norm(),
-            norm_4=norm(),
-            wqkv=linear((heads + c.num_kv_heads) * c.head_dim, c.hidden_size),
-            qk_bias=bias,
-            attn_proj=linear(c.hidden_size, c.num_heads * c.head_dim),
-            mlp_fc=linear(2 * c.intermediate_size, c.hidden_size),
-            mlp_proj=linear(c.hidden_size, c.intermediate_size),
-        )
+        shapes = block_shapes(c)
+        bias = shapes.pop("qk_bias", None)
+        given = {"qk_bias": session.random(*bias, seed=next(seeds))} if bias else {}
+        makers = {1: lambda _: norm(), 2: linear}
+        made = {name: makers[len(shape)](*shape) for name, shape in shapes.items()}
+        return Block(**given, **made)
 
     def blocks(count: int) -> tuple[Block, ...]:
         return tuple(block() for _ in range(count))

@@ -135,7 +135,7 @@ def generate(
     options = locals()  # by name, so that the samplers' options are listed in one place only
     import rdkernels as rdk
     from rdkernels import _validation as validation
-    from rdkernels.models.stop_tokens import default_stop_tokens
+    from rdkernels.models.checkpoint import default_stop_tokens
 
     _expect_one_view(stream=stream, watch=watch, as_json=as_json, pace=pace, log_probs=log_probs)
     prompts = _prompts(prompt or [], prompt_file)

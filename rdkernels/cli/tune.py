@@ -59,8 +59,8 @@ def tune(
     from rdkernels import plots
     from rdkernels.cli.ui.terminal import ComparisonProgress, tuning_view
     from rdkernels.evaluation import tune as tuning
+    from rdkernels.models.checkpoint import default_stop_tokens
     from rdkernels.models.demo import load_problems
-    from rdkernels.models.stop_tokens import default_stop_tokens
 
     lists = {field.name: options[field.name] for field in fields(tuning.Grid)}
     grid = tuning.Grid(

@@ -25,6 +25,7 @@ def _eager(
     iterations: int,
     eps: float,
     scale: float,
+    placement: str,
     interleaved: bool,
 ) -> None:
     op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start, active)
@@ -36,11 +37,10 @@ def _eager(
     expect_tensor(op, "adapter_input", adapter_input, (None, 2 * width), adapter_input.dtype)
     check_scale(op, "adapter_scale", adapter_scale, adapter)
     expect(iterations >= 0, op, "iterations", "at least 0", iterations)
-    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows)
-    blocks = (weights, key_caches, value_caches)
-    eager_blocks.core_iterations(
-        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
-    )
+    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows, placement)
+    blocks = (weights, key_caches, value_caches, *rows)
+    options = (iterations, eps, scale, placement, interleaved)
+    eager_blocks.core_iterations(adapter_input, adapter, adapter_scale, *blocks, *options)
 
 
 def _fake(*_: object) -> None:
@@ -51,7 +51,7 @@ OP = define(
     "core_iterations(Tensor(a!) adapter_input, Tensor adapter, Tensor? adapter_scale, "
     "Tensor[] weights, Tensor(k!)[] key_caches, Tensor(v!)[] value_caches, Tensor cos_sin, "
     "Tensor page_table, Tensor cu_rows, Tensor start, Tensor? active, int iterations, float eps, "
-    "float scale, bool interleaved) -> ()",
+    "float scale, str placement, bool interleaved) -> ()",
     eager=_eager,
     fake=_fake,
 )
@@ -73,6 +73,7 @@ def core_iterations(
     adapter_scale: torch.Tensor | None = None,
     eps: float = 1e-6,
     scale: float | None = None,
+    placement: str = "sandwich",
     interleaved: bool = True,
     backend: str | None = None,
 ) -> None:
@@ -91,12 +92,12 @@ def core_iterations(
         cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
         iterations: how many; 0 changes nothing.
         adapter_scale: ``[D]`` fp32, for an int8 adapter: what its rows are multiplied by.
-        eps, scale, interleaved: as for :func:`transformer_blocks`.
+        eps, scale, placement, interleaved: as for :func:`transformer_blocks`.
         backend: force ``native``, ``triton`` or ``eager``.
 
     Raises:
-        ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its
-            scale or another weight has one.
+        ArgumentError: counts, shapes, dtypes or devices do not fit, the placement is unknown, or
+            an int8 weight lacks its scale or another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
     if scale is None:
@@ -106,6 +107,5 @@ def core_iterations(
     function = OP.provider(
         adapter_input, backend, (adapter_input, adapter, adapter_scale, *weights)
     )
-    function(
-        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
-    )
+    options = (iterations, eps, scale, placement, interleaved)
+    function(adapter_input, adapter, adapter_scale, *blocks, *rows, *options)

@@ -9,7 +9,7 @@ import torch
 
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
-from rdkernels.models.quantized import values_and_scale
+from rdkernels.models.weights import values_and_scale
 from rdkernels.ops import OPS, core_iterations, row_linear
 from tests.support.block_case import LAYOUTS, make_block_case
 from tests.support.checking import NAN, assert_close_to_reference, assert_same_bits
@@ -78,7 +78,7 @@ def test_the_adapter_or_the_blocks_may_be_int8(part, provider, device, dtype, se
 @dtypes
 @pytest.mark.parametrize("iterations", [0, 1, 4])
 def test_native_has_the_bits_of_the_ops_one_by_one(layout, iterations, dtype, seed):
-    case = build(layout, dtype=dtype, interleaved=True)  # as the model has it
+    case = build(layout, dtype=dtype)
     out, used = run(case, "native", iterations)
     want, again = one_by_one(case, iterations)
     assert_same_bits(out, want)

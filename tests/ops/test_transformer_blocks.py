@@ -36,6 +36,7 @@ def run(case, provider, last_norm=True):
     used = case.fresh()
     arguments = used.block_arguments()
     options = {"eps": EPS, "scale": used.scale, "interleaved": used.interleaved}
+    options["placement"] = used.placement
     norm = used.last_norm if last_norm else None
     out = transformer_blocks(*arguments[:9], **options, last_norm=norm, backend=provider)
     return out, used
@@ -74,7 +75,7 @@ def test_any_matrix_may_be_int8(field, provider, device, dtype, seed):
 @dtypes
 @pytest.mark.parametrize("last_norm", [True, False], ids=["normed", "hidden"])
 def test_native_has_the_bits_of_the_ops_one_by_one(layout, last_norm, dtype, seed):
-    case = build(layout, dtype=dtype, interleaved=True)  # as the model has it
+    case = build(layout, dtype=dtype)
     out, used = run(case, "native", last_norm)
     again = case.fresh()
     assert_same_bits(out, again.op_by_op(case.hidden, last_norm))
@@ -170,11 +171,16 @@ def test_gradients(seed):
 def arguments_of(case):
     names = [a.name for a in OPS[OP].default._schema.arguments]
     named = dict(zip(names, case.block_arguments(), strict=True))
-    return {name: named[name] for name in names if name not in ("eps", "scale", "interleaved")}
+    return {
+        name: named[name]
+        for name in names
+        if name not in ("eps", "scale", "placement", "interleaved")
+    }
 
 
-def at(field, block=1):
-    return block * len(BLOCK_TENSORS) + BLOCK_TENSORS.index(field)
+def at(field, block=1, placement="sandwich"):
+    names = BLOCK_TENSORS[placement]
+    return block * len(names) + names.index(field)
 
 
 # Case "batch": 15 rows, D = 48, H = 4, HK = 2, d = 8, F = 40, two blocks.

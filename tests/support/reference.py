@@ -15,8 +15,8 @@ from torch.nn.functional import silu
 
 from rdkernels import ops
 from rdkernels.backends import philox
-from rdkernels.models.blocks import Block
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Block
 from rdkernels.samplers import FixedDepth, LastConverged, Sampling, TokenStable
 from rdkernels.samplers.schedule import Phase, WavefrontPolicy
 from tests.support.reference_criteria import measure
