@@ -113,7 +113,7 @@ def test_a_family_is_loaded_run_and_saved(tmp_path, seed):
         assert name == same and torch.equal(got, want)
     assert default_stop_tokens(tmp_path / "b") == (7,)
     (prompt,) = random_prompts(seed, [5])
-    options = {"max_new_tokens": 8, "sampler": rdk.DiffusionForcing(num_steps=3), "seed": seed}
+    options = {"max_new_tokens": 8, "sampler": rdk.Autoregressive(num_steps=3), "seed": seed}
     assert (
         rdk.generate(again, [prompt], **options).tokens
         == rdk.generate(tiny_model(seed, CONFIG_OF_TOY), [prompt], **options).tokens
@@ -124,8 +124,8 @@ def test_a_family_is_loaded_run_and_saved(tmp_path, seed):
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize(
     "sampler",
-    [rdk.DiffusionForcing(num_steps=4), rdk.DiffusionForcing(num_steps=4)],
-    ids=["r", "df"],
+    [rdk.Autoregressive(num_steps=4), rdk.DiffusionForcing(num_steps=4)],
+    ids=["autoregressive", "diffusion"],
 )
 def test_other_styles_generate_the_same_by_eager_and_by_what_serves(
     seed, placement, norm_before_coda, sampler
