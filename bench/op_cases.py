@@ -11,7 +11,7 @@ import torch
 from rdkernels.backends.philox import STREAM_INITIAL_STATE
 from rdkernels.models.blocks import rotary_table
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import QuantizedWeight
+from rdkernels.models.weights import QuantizedWeight
 from rdkernels.ops import OPS, reasons
 from rdkernels.registry import function
 

@@ -9,12 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from rdkernels.models.blocks import Block
-from rdkernels.models.checkpoint import expected_shapes
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.models.weights import Weights
+from rdkernels.models.tensor_files import expected_shapes
+from rdkernels.models.weights import Block, LinearWeight, QuantizedWeight, Weights
 from rdkernels.runtime.loop import Prompt, WavefrontLoop
 from rdkernels.samplers.policies import DiffusionForcing
 from rdkernels.samplers.sampling import Sampling

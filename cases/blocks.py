@@ -13,12 +13,13 @@ import torch
 from cases.attention import make_case
 from rdkernels import ops
 from rdkernels.cache import LayerCache
-from rdkernels.models.blocks import Block, BlockStack, Rows
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight, values_and_scale
+from rdkernels.models.blocks import BlockStack, RowLayout
+from rdkernels.models.config import BlockStyle
+from rdkernels.models.weights import Block, LinearWeight, QuantizedWeight, values_and_scale
 
 EPS = 1e-5
 MLP_WIDTH = 40
-MATRICES = {name.removesuffix("_scale"): name for name in ops.BLOCK_TENSORS[9:]}
+MATRICES = {name: f"{name}_scale" for name in ops.BLOCK_MATRICES}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,18 @@ class BlockCase:
     layout: tuple[torch.Tensor | None, ...]  # cos_sin, page_table, cu_rows, start, active
     live: torch.Tensor  # [N] bool
     interleaved: bool = True
+    placement: str = "sandwich"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the weights of one block."""
+        return ops.BLOCK_TENSORS[self.placement]
+
+    @property
+    def style(self) -> BlockStyle:
+        has_bias = self.weights[self.names.index("qk_bias")].numel() > 0
+        rotation = "interleaved" if self.interleaved else "half"
+        return BlockStyle(self.placement, rotation, has_bias)
 
     @property
     def caches(self) -> list[torch.Tensor]:
@@ -60,7 +73,7 @@ class BlockCase:
     def int8(self) -> BlockCase:
         """The same launch with int8 matrices."""
         weights = list(self.weights)
-        for matrix, scale in _matrices(weights):
+        for matrix, scale in _matrices(weights, self.names):
             quantized = QuantizedWeight.from_weight(weights[matrix])
             weights[matrix], weights[scale] = quantized.values, quantized.scale
         adapter = QuantizedWeight.from_weight(self.adapter)
@@ -68,7 +81,7 @@ class BlockCase:
 
     def _plain_weights(self) -> list[torch.Tensor]:
         weights = list(self.weights)
-        for matrix, scale in _matrices(weights):
+        for matrix, scale in _matrices(weights, self.names):
             weights[matrix] = _dequantized(_linear_weight(weights[matrix], weights[scale]))
             weights[scale] = torch.empty(0)
         return weights
@@ -87,50 +100,53 @@ class BlockCase:
         """Positional schema arguments of ``transformer_blocks``."""
         blocks = (self.weights, self.key_caches, self.value_caches)
         norm = self.last_norm if last_norm else None
-        return (self.hidden, *blocks, *self.layout, EPS, self.scale, self.interleaved, norm)
+        style = (self.placement, self.interleaved)
+        return (self.hidden, *blocks, *self.layout, EPS, self.scale, *style, norm)
 
     def core_arguments(self, iterations: int) -> tuple:
         """Positional schema arguments of ``core_iterations``; the adapter's input comes first."""
         adapter_input = torch.cat((self.hidden, self.embed), dim=1)
         blocks = (self.weights, self.key_caches, self.value_caches)
-        options = (iterations, EPS, self.scale, self.interleaved)
+        options = (iterations, EPS, self.scale, self.placement, self.interleaved)
         return (adapter_input, *values_and_scale(self.adapter), *blocks, *self.layout, *options)
 
     def op_by_op(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
         """The blocks by the native ops, one after another; writes to the caches of this case."""
         native = ops.bind(hidden, "native")
-        blocks = self._blocks()
-        normed = native.rms_norm(hidden, blocks[0]["norm_1"], EPS)
+        blocks, residual = self._blocks(), ops.RESIDUAL_STYLES[self.placement]
+
+        def norm(x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+            return x if weight is None else native.rms_norm(x, weight, EPS)
+
         for i, block in enumerate(blocks):
             cos_sin, *rows, active = self.layout
             bias = block["qk_bias"] if block["qk_bias"].numel() else None
             caches = (self.key_caches[i], self.value_caches[i])
             mixed = native.recurrent_attention(
-                _linear(normed, block, "wqkv"), bias, cos_sin, *caches, *rows, active,
-                self.scale, self.interleaved,
-            )  # fmt: skip
+                _linear(norm(hidden, block.get("norm_1")), block, "wqkv"),
+                *(bias, cos_sin, *caches, *rows, active, self.scale, self.interleaved),
+            )
             delta = _linear(mixed, block, "attn_proj")
-            norms = (block["norm_2"], block["norm_3"])
-            hidden, normed = native.residual_norm(delta, hidden, *norms, EPS, "huginn")
+            norms = (block.get("norm_2"), block.get("norm_3"))
+            hidden, normed = native.residual_norm(delta, hidden, *norms, EPS, residual)
+            normed = hidden if norms[1] is None else normed
             gated = native.swiglu(_linear(normed, block, "mlp_fc"))
             delta = _linear(gated, block, "mlp_proj")
-            following = self.last_norm if last_norm else None
-            if i + 1 < len(blocks):
-                following = blocks[i + 1]["norm_1"]
-            norms = (block["norm_4"], following)
-            hidden, normed = native.residual_norm(delta, hidden, *norms, EPS, "huginn")
-        return normed if last_norm else hidden
+            hidden, _ = native.residual_norm(
+                delta, hidden, block.get("norm_4"), None, EPS, residual
+            )
+        return norm(hidden, self.last_norm if last_norm else None)
 
     def by_the_model(self, hidden: torch.Tensor, last_norm: bool = True) -> torch.Tensor:
-        """The same as the model has it, whose rotation is always interleaved."""
+        """The same as the model has it."""
         blocks = []
         for named in self._blocks():
-            fields = {name: named[name] for name in Block.__dataclass_fields__}
+            fields = {name: t for name, t in named.items() if not name.endswith("_scale")}
             fields["qk_bias"] = fields["qk_bias"] if fields["qk_bias"].numel() else None
             for matrix, scale in MATRICES.items():
                 fields[matrix] = _linear_weight(named[matrix], named[scale])
             blocks.append(Block(**fields))
-        stack = BlockStack(tuple(blocks), self.layout[0], EPS, self.scale)
+        stack = BlockStack(tuple(blocks), self.layout[0], EPS, self.scale, self.style)
         pairs = zip(self.key_caches, self.value_caches, strict=True)
         caches = [LayerCache(*pair) for pair in pairs]
         norm = self.last_norm if last_norm else None
@@ -138,13 +154,13 @@ class BlockCase:
         def linear(x: torch.Tensor, weight: LinearWeight) -> torch.Tensor:
             return ops.row_linear(x, *values_and_scale(weight), backend="native")
 
-        native, rows = ops.bind(hidden, "native"), Rows(*self.layout[1:])
+        native, rows = ops.bind(hidden, "native"), RowLayout(*self.layout[1:])
         return stack.op_by_op(native, linear, hidden, caches, rows, norm)
 
     def _blocks(self) -> list[dict[str, torch.Tensor]]:
-        per_block = len(ops.BLOCK_TENSORS)
+        per_block = len(self.names)
         return [
-            dict(zip(ops.BLOCK_TENSORS, self.weights[first : first + per_block], strict=True))
+            dict(zip(self.names, self.weights[first : first + per_block], strict=True))
             for first in range(0, len(self.weights), per_block)
         ]
 
@@ -154,12 +170,11 @@ def _linear(x: torch.Tensor, block: dict[str, torch.Tensor], matrix: str) -> tor
     return ops.row_linear(x, *values_and_scale(weight), backend="native")
 
 
-def _matrices(weights: list[torch.Tensor]) -> Iterator[tuple[int, int]]:
+def _matrices(weights: list[torch.Tensor], names: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """Where the matrices of all blocks and their scales are in a list of weights."""
-    for first in range(0, len(weights), len(ops.BLOCK_TENSORS)):
-        for names in MATRICES.items():
-            matrix, scale = (first + ops.BLOCK_TENSORS.index(name) for name in names)
-            yield matrix, scale
+    for first in range(0, len(weights), len(names)):
+        for matrix, scale in MATRICES.items():
+            yield first + names.index(matrix), first + names.index(scale)
 
 
 def _linear_weight(values: torch.Tensor, scale: torch.Tensor) -> LinearWeight:
@@ -187,6 +202,7 @@ def make_block_case(
     inactive: float = 0.0,
     padding: int = 0,
     interleaved: bool = True,
+    placement: str = "sandwich",
     int8: bool = False,
 ) -> BlockCase:
     """Random weights, states, history and page order."""
@@ -210,7 +226,8 @@ def make_block_case(
         attention.append(matrix(width, heads * head_dim))
         mlp = [matrix(2 * mlp_width, width), matrix(width, mlp_width)]
         scales = [torch.empty(0) for _ in range(4)]
-        return [norm(), norm(), norm(), norm(), *attention, *mlp, *scales]
+        norms = [norm() for name in ops.BLOCK_TENSORS[placement] if name.startswith("norm")]
+        return [*norms, *attention, *mlp, *scales]
 
     def cache(like: torch.Tensor) -> torch.Tensor:
         return torch.where(like.isnan(), like, torch.randn(like.shape).to(dtype))
@@ -226,6 +243,7 @@ def make_block_case(
         layout=(case.cos_sin, case.page_table, case.cu_rows, case.start, case.active),
         live=live,
         interleaved=interleaved,
+        placement=placement,
     )
     return made.int8() if int8 else made
 
@@ -243,4 +261,8 @@ LAYOUTS = {
     "int8": ([17, 2, 0], [6, 4, 3], {"int8": True, "inactive": 0.4, "padding": 2}),
     "int8, one row": ([5], [1], {"int8": True, "bias": False, "width": 33, "mlp_width": 17}),
     "grouped": ([60], [20], {"heads": 6, "kv_heads": 1, "width": 33, "mlp_width": 17}),
+    "pre": ([17, 2, 0], [6, 4, 3], {"placement": "pre", "inactive": 0.4, "padding": 2}),
+    "pre, no bias": ([3, 40], [4, 2], {"placement": "pre", "interleaved": False, "bias": False}),
+    "post": ([0, 30, 3], [5, 1, 9], {"placement": "post", "interleaved": False}),
+    "post, int8": ([17, 2], [6, 4], {"placement": "post", "int8": True, "inactive": 0.4}),
 }

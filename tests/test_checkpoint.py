@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, CheckpointError
-from rdkernels.models.checkpoint import expected_shapes, named_tensors
+from rdkernels.models.checkpoint import named_tensors
+from rdkernels.models.config import BlockStyle
+from rdkernels.models.tensor_files import expected_shapes
 from tests.support.tiny import CONFIG, GROUPED, random_tensors, tiny_model, write_checkpoint
 
 EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
@@ -163,7 +165,7 @@ def test_extra_tensor_is_named(tmp_path):
 
 
 def test_a_bias_that_the_config_denies_is_extra(tmp_path):
-    config = replace(CONFIG, qk_bias=False)
+    config = replace(CONFIG, block=BlockStyle(qk_bias=False))
     with pytest.raises(CheckpointError, match=r"unexpected.*qk_bias"):
         rdk.load_model(write_checkpoint(tmp_path / "m", config, random_tensors(CONFIG, 0)))
 
@@ -344,12 +346,12 @@ def test_converting_never_holds_a_second_model(tmp_path, monkeypatch):
     """Tensors are read one after another: no two source tensors are alive at a time."""
     import weakref
 
-    from rdkernels.models import checkpoint
+    from rdkernels.models import tensor_files
 
     folder = write_checkpoint(tmp_path / "m")
     alive: list[weakref.ref] = []
     most = 0
-    real = checkpoint.safe_open
+    real = tensor_files.safe_open
 
     class Handle:
         def __init__(self, handle):
@@ -375,7 +377,7 @@ def test_converting_never_holds_a_second_model(tmp_path, monkeypatch):
         def __exit__(self, *reason):
             return self.opened.__exit__(*reason)
 
-    monkeypatch.setattr(checkpoint, "safe_open", Opened)
+    monkeypatch.setattr(tensor_files, "safe_open", Opened)
     rdk.load_model(folder, dtype="bfloat16")
     assert len(alive) == len(random_tensors(CONFIG, 0))
     assert most == 1

@@ -10,6 +10,8 @@ import pytest
 
 from rdkernels import ModelConfig
 from rdkernels.errors import CheckpointError
+from rdkernels.models.config import BlockStyle
+from rdkernels.models.families import config_from_dict, config_from_file, config_to_dict
 from tests.support.tiny import CONFIG, GROUPED
 from tests.test_golden import FOLDER
 
@@ -17,7 +19,7 @@ RELEASED = json.loads((FOLDER / "config.json").read_text())
 
 
 def test_released_layout():
-    config = ModelConfig.from_file(FOLDER / "config.json")
+    config = config_from_file(FOLDER / "config.json")
     assert config == ModelConfig(
         hidden_size=64,
         num_heads=2,
@@ -31,7 +33,7 @@ def test_released_layout():
         vocab_size=320,
         norm_eps=1e-6,
         rope_base=50000,
-        qk_bias=True,
+        block=BlockStyle(qk_bias=True),
         tie_embeddings=True,
         mean_recurrence=32,
     )
@@ -41,9 +43,9 @@ def test_released_layout():
 
 @pytest.mark.parametrize("config", [CONFIG, GROUPED, replace(CONFIG, norm_eps=0.5, rope_base=9.5)])
 def test_round_trip(config):
-    data = json.loads(json.dumps(config.to_dict("bfloat16")))
+    data = json.loads(json.dumps(config_to_dict(config, "bfloat16")))
     assert data["torch_dtype"] == "bfloat16"
-    assert ModelConfig.from_dict(data) == config
+    assert config_from_dict(data) == config
 
 
 def test_defaults_of_absent_keys():
@@ -52,7 +54,7 @@ def test_defaults_of_absent_keys():
         del data[key]
     for key in ("num_key_value_heads", "head_dim", "padded_vocab_size"):
         del data[key]
-    assert ModelConfig.from_dict(data) == ModelConfig.from_dict(RELEASED)
+    assert config_from_dict(data) == config_from_dict(RELEASED)
 
 
 REQUIRED_KEYS = (
@@ -65,13 +67,13 @@ REQUIRED_KEYS = (
 def test_missing_key_is_named(key):
     data = {k: v for k, v in RELEASED.items() if k != key}
     with pytest.raises(CheckpointError, match=rf"missing.*{key}"):
-        ModelConfig.from_dict(data)
+        config_from_dict(data)
 
 
 def test_missing_vocabulary_is_named():
     data = {k: v for k, v in RELEASED.items() if "vocab" not in k}
     with pytest.raises(CheckpointError, match=r"missing.*padded_vocab_size"):
-        ModelConfig.from_dict(data)
+        config_from_dict(data)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +94,12 @@ def test_missing_vocabulary_is_named():
 )
 def test_unsupported_values_are_named(key, value):
     with pytest.raises(CheckpointError, match=rf"{key}: expected"):
-        ModelConfig.from_dict(RELEASED | {key: value})
+        config_from_dict(RELEASED | {key: value})
 
 
 def test_unknown_keys_are_named():
     with pytest.raises(CheckpointError, match=r"unknown key\(s\): n_experts, rope_scaling"):
-        ModelConfig.from_dict(RELEASED | {"rope_scaling": 2, "n_experts": 4})
+        config_from_dict(RELEASED | {"rope_scaling": 2, "n_experts": 4})
 
 
 WRONG_TYPES = [None, "64", 64.0, [64], True, {}]
@@ -107,27 +109,27 @@ WRONG_TYPES = [None, "64", 64.0, [64], True, {}]
 @pytest.mark.parametrize("key", [*REQUIRED_KEYS, "padded_vocab_size", "num_key_value_heads"])
 def test_wrong_types_of_sizes(key, value):
     with pytest.raises(CheckpointError, match=rf"{key}: expected"):
-        ModelConfig.from_dict(RELEASED | {key: value})
+        config_from_dict(RELEASED | {key: value})
 
 
 @pytest.mark.parametrize("value", WRONG_TYPES[:2] + WRONG_TYPES[3:], ids=repr)
 @pytest.mark.parametrize("key", ["norm_eps", "rope_base"])
 def test_wrong_types_of_numbers(key, value):
     with pytest.raises(CheckpointError, match=rf"{key}: expected"):
-        ModelConfig.from_dict(RELEASED | {key: value})
+        config_from_dict(RELEASED | {key: value})
 
 
 @pytest.mark.parametrize("value", [None, 1, "true", 0.0], ids=repr)
 @pytest.mark.parametrize("key", ["qk_bias", "tie_embeddings"])
 def test_wrong_types_of_switches(key, value):
     with pytest.raises(CheckpointError, match=rf"{key}: expected"):
-        ModelConfig.from_dict(RELEASED | {key: value})
+        config_from_dict(RELEASED | {key: value})
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"n_embd": 0}, "width"),
+        ({"n_embd": 0}, "hidden_size"),
         ({"n_heads": 0}, "heads"),
         ({"n_layers_in_coda": 0}, "coda_layers"),
         ({"block_size": -1}, "context"),
@@ -141,7 +143,7 @@ def test_wrong_types_of_switches(key, value):
 )
 def test_impossible_sizes(changes, named):
     with pytest.raises(CheckpointError, match=named):
-        ModelConfig.from_dict(RELEASED | changes)
+        config_from_dict(RELEASED | changes)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +159,9 @@ def test_broken_files(tmp_path, content, named):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=named):
-        ModelConfig.from_file(path)
+        config_from_file(path)
 
 
 def test_absent_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
-        ModelConfig.from_file(tmp_path / "config.json")
+        config_from_file(tmp_path / "config.json")

@@ -9,10 +9,11 @@ import torch
 
 import rdkernels as rdk
 from rdkernels.errors import ArgumentError, BackendError
-from rdkernels.models.blocks import Rows, few_rows, rotary_table
+from rdkernels.models.blocks import RowLayout, few_rows, rotary_table
+from rdkernels.models.config import BlockStyle, LoopStyle
 from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.ops import reasons
+from rdkernels.ops import PLACEMENTS, reasons
 from tests.support.reference import DenseModel
 from tests.support.tiny import CONFIG, GROUPED, random_prompts, tiny_model
 
@@ -31,6 +32,8 @@ def dense_forward(model, prompt, num_steps):
     state = torch.zeros_like(embed)
     for _ in range(num_steps):
         state = dense.iterate(state, embed, slots, positions)
+    if not model.config.loop.norm_before_coda:
+        return dense.decode(state, positions), state
     norm = (state.square().mean(-1, keepdim=True) + model.config.norm_eps).rsqrt()
     return dense.decode(state, positions), state * norm * model.weights.final_norm
 
@@ -46,6 +49,27 @@ def test_forward_is_the_dense_model(seed, config):
         expected_logits, expected_states = dense_forward(double, prompt, 3)
         torch.testing.assert_close(logits[b], expected_logits, atol=2e-4, rtol=1e-4)
         torch.testing.assert_close(states[b].double(), expected_states, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm_before_coda", [True, False])
+@pytest.mark.parametrize("qk_bias", [True, False])
+@pytest.mark.parametrize("rotation", ["interleaved", "half"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_every_style_is_the_dense_model(seed, placement, rotation, qk_bias, norm_before_coda):
+    """In fp64, by eager; and in fp32 by what serves."""
+    block = BlockStyle(placement, rotation, qk_bias)
+    loop = LoopStyle(norm_before_coda=norm_before_coda)
+    config = replace(CONFIG, num_kv_heads=2 if qk_bias else 1, block=block, loop=loop)
+    double, model = tiny_model(seed, config, torch.float64), tiny_model(seed, config)
+    (prompt,) = random_prompts(seed, [9])
+    expected_logits, expected_states = dense_forward(double, prompt, 3)
+    options = {"num_steps": 3, "initial_state_scale": 0.0}
+    logits, states = double.forward(torch.tensor([prompt]), **options)
+    # The angles are fp32 numbers, and so are the logits.
+    torch.testing.assert_close(states[0], expected_states, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(logits[0], expected_logits, atol=1e-6, rtol=1e-6)
+    logits, states = model.forward(torch.tensor([prompt]), **options)
+    torch.testing.assert_close(logits[0], expected_logits, atol=5e-4, rtol=5e-4)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -260,7 +284,7 @@ def test_iterate_is_in_place_and_keeps_inactive_states(seed, backend):
         cache.reserve(b, length)
     active = torch.tensor([True, False, True, True, True, True, False, True, True])
     front = rdk.Wavefront.from_lengths([0, 0], [4, 3])  # two more rows are padding
-    rows = Rows(cache.core_page_table(0), front.cu_rows, front.start, active)
+    rows = RowLayout(cache.core_page_table(0), front.cu_rows, front.start, active)
     adapter_input = torch.randn(9, 2 * CONFIG.hidden_size)
     before = adapter_input.clone()
     state = model.iterate(adapter_input, rows, cache, iterations=2)
@@ -321,7 +345,7 @@ def test_few_rows_on_the_cpu_take_one_call(seed, monkeypatch):
         pytest.skip("no native kernels")
     few, many = (torch.zeros(n, CONFIG.hidden_size, dtype=torch.bfloat16) for n in (64, 65))
     assert model._native("core_iterations", few) and not model._native("core_iterations", many)
-    later = Rows(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
+    later = RowLayout(*[torch.zeros(0)] * 3, None, (torch.zeros(64, dtype=torch.bool),))
     assert model._native("row_linear", few) and not model._native("core_iterations", few, later)
     monkeypatch.setenv("RDKERNELS_BACKEND", "eager")
     by_environment = RecurrentDepthModel(model.config, model.weights)

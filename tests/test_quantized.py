@@ -12,9 +12,9 @@ import rdkernels as rdk
 from rdkernels.errors import ArgumentError, CheckpointError
 from rdkernels.evaluation import compare
 from rdkernels.models.demo import load_problems
-from rdkernels.models.mapped import page_out
-from rdkernels.models.quantized import QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.tensor_files import page_out
+from rdkernels.models.weights import QuantizedWeight
 from rdkernels.ops import reasons
 from tests.support.checking import assert_same_bits
 from tests.support.tiny import CONFIG, GROUPED, random_tensors, tiny_model, write_checkpoint
@@ -50,7 +50,7 @@ def test_huge_and_tiny_weights_are_quantised(seed):
 def test_quantising_in_slices_changes_nothing(monkeypatch, seed):
     weight = torch.randn(50, 20)
     whole = QuantizedWeight.from_weight(weight)
-    monkeypatch.setattr("rdkernels.models.quantized._SLICE_ELEMENTS", 70)
+    monkeypatch.setattr("rdkernels.models.weights._SLICE_ELEMENTS", 70)
     sliced = QuantizedWeight.from_weight(weight)
     assert_same_bits(sliced.values, whole.values)
     assert_same_bits(sliced.scale, whole.scale)

@@ -22,8 +22,8 @@ from examples.demo_training.curriculum import (
     sample_steps,
 )
 from examples.demo_training.model import TrainingModel
+from rdkernels.models.checkpoint import default_stop_tokens
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.stop_tokens import default_stop_tokens
 
 
 def tiny_config(task_name):

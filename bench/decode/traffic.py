@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rdkernels.models.blocks import Block, flat_weights
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Block, LinearWeight, QuantizedWeight, tensors_of
 
 
 class Passes(NamedTuple):
@@ -93,4 +92,4 @@ def _nbytes(weight: LinearWeight) -> int:
 
 
 def _blocks_nbytes(blocks: tuple[Block, ...]) -> int:
-    return sum(tensor.nbytes for tensor in flat_weights(blocks))
+    return sum(tensor.nbytes for tensor in tensors_of(blocks))

@@ -11,8 +11,9 @@
 namespace rdk::binding {
 namespace {
 
-// The weights of a block, in this order. Those that a block does not have are empty: qk_bias, and
-// the scales of matrices that are not int8.
+// The weights of a block, in this order, without the norms that its placement does not have. Empty
+// where a block has none: qk_bias, and the scales of matrices that are not int8. The order is that
+// of BLOCK_TENSORS in rdkernels/backends/eager_blocks.py; a test holds them together by the names.
 enum BlockTensor {
   kNorm1,
   kNorm2,
@@ -35,6 +36,24 @@ constexpr const char* kNames[kBlockTensors] = {
     "attn_proj_scale", "mlp_fc_scale", "mlp_proj_scale",
 };
 
+bool has_norm(int placement, int norm) {
+  switch (placement) {
+    case kRdkPre:
+      return norm == kNorm1 || norm == kNorm3;
+    case kRdkPost:
+      return norm == kNorm2 || norm == kNorm4;
+    default:
+      return true;
+  }
+}
+
+int placement_of(const char* op, const std::string& placement) {
+  if (placement == "sandwich") return kRdkSandwich;
+  if (placement == "pre") return kRdkPre;
+  if (placement == "post") return kRdkPost;
+  fail(op, "placement", "one of ('sandwich', 'pre', 'post')", "'" + placement + "'");
+}
+
 int scale_of(int matrix) {
   switch (matrix) {
     case kWqkv:
@@ -54,10 +73,44 @@ std::string element_of(const char* list, int64_t index) {
   return std::string(list) + "[" + std::to_string(index) + "]";
 }
 
-std::string name_of(int64_t block, int tensor) {
-  return element_of("weights", block * kBlockTensors + tensor) + " (" + kNames[tensor] +
-         " of block " + std::to_string(block) + ")";
-}
+// Where the tensors of a block with such norms are.
+struct Order {
+  explicit Order(int placement) {
+    for (int tensor = 0; tensor < kBlockTensors; ++tensor) {
+      position[tensor] = tensor > kNorm4 || has_norm(placement, tensor) ? count++ : -1;
+    }
+  }
+  int position[kBlockTensors];  // -1: not there
+  int count = 0;                // tensors of one block
+};
+
+}  // namespace
+
+// The tensors of one block among those of all.
+class BlockTensors {
+ public:
+  BlockTensors(const std::vector<Tensor>& weights, const Order& order, int64_t block)
+      : weights_(weights), order_(order), block_(block) {}
+  bool has(int tensor) const { return order_.position[tensor] >= 0; }
+  const Tensor& operator[](int tensor) const { return weights_[index(tensor)]; }
+  std::string name_of(int tensor) const {
+    return element_of("weights", static_cast<int64_t>(index(tensor))) + " (" + kNames[tensor] +
+           " of block " + std::to_string(block_) + ")";
+  }
+
+ private:
+  size_t index(int tensor) const {
+    return static_cast<size_t>(block_ * order_.count + order_.position[tensor]);
+  }
+
+  const std::vector<Tensor>& weights_;
+  const Order& order_;
+  const int64_t block_;
+};
+
+namespace {
+
+bool has_bias(const BlockTensors& w) { return w[kQkBias].dim() != 1 || w[kQkBias].numel() != 0; }
 
 // Names are spelled out only for a message: a call checks hundreds of tensors.
 bool is_cpu_tensor(const Tensor& tensor, Shape shape, ScalarType dtype) {
@@ -70,33 +123,31 @@ bool is_cpu_tensor(const Tensor& tensor, Shape shape, ScalarType dtype) {
   return tensor.scalar_type() == dtype && tensor.is_cpu();
 }
 
-void expect_weight(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
-                   ScalarType dtype, const Tensor& like) {
-  if (is_cpu_tensor(tensor, shape, dtype)) return;
-  expect_tensor(op, name_of(block, index).c_str(), tensor, shape, dtype, like);
+void expect_weight(const char* op, const BlockTensors& w, int index, Shape shape, ScalarType dtype,
+                   const Tensor& like) {
+  if (is_cpu_tensor(w[index], shape, dtype)) return;
+  expect_tensor(op, w.name_of(index).c_str(), w[index], shape, dtype, like);
 }
 
-void expect_weight(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
+void expect_weight(const char* op, const BlockTensors& w, int index, Shape shape,
                    const Tensor& like) {
-  expect_weight(op, block, index, tensor, shape, like.scalar_type(), like);
+  expect_weight(op, w, index, shape, like.scalar_type(), like);
 }
 
 // A matrix may be int8.
-void expect_matrix(const char* op, int64_t block, int index, const Tensor& tensor, Shape shape,
+void expect_matrix(const char* op, const BlockTensors& w, int index, Shape shape,
                    const Tensor& like) {
-  expect_weight(op, block, index, tensor, shape, weight_type(tensor, like), like);
+  expect_weight(op, w, index, shape, weight_type(w[index], like), like);
 }
 
 // An int8 matrix has a scale for each of its rows; any other has an empty one.
-void expect_scale(const char* op, int64_t block, const Tensor* weights, int matrix,
-                  const Tensor& like) {
+void expect_scale(const char* op, const BlockTensors& w, int matrix, const Tensor& like) {
   const int index = scale_of(matrix);
-  const Tensor& scale = weights[index];
-  if (is_int8(weights[matrix])) {
-    expect_weight(op, block, index, scale, {weights[matrix].size(0)}, ScalarType::Float, like);
-  } else if (scale.numel() != 0) {
-    fail(op, name_of(block, index).c_str(), "an empty tensor for a weight that is not int8",
-         describe(scale));
+  if (is_int8(w[matrix])) {
+    expect_weight(op, w, index, {w[matrix].size(0)}, ScalarType::Float, like);
+  } else if (w[index].numel() != 0) {
+    fail(op, w.name_of(index).c_str(), "an empty tensor for a weight that is not int8",
+         describe(w[index]));
   }
 }
 
@@ -127,11 +178,13 @@ void expect_count(const char* op, const char* argument, size_t count, size_t exp
 BlockStack::BlockStack(const char* op, const Tensor& like, int64_t rows, int64_t width,
                        const std::vector<Tensor>& weights, const std::vector<Tensor>& key_caches,
                        const std::vector<Tensor>& value_caches, const RowArguments& row_arguments,
-                       double eps)
+                       const std::string& placement, double eps)
     : op_(op), like_(like) {
-  const size_t blocks = weights.size() / kBlockTensors;
-  if (blocks == 0 || weights.size() % kBlockTensors != 0) {
-    fail(op, "weights", std::to_string(kBlockTensors) + " tensors for each of at least one block",
+  params_.placement = placement_of(op, placement);
+  const Order order(params_.placement);
+  const size_t per_block = static_cast<size_t>(order.count), blocks = weights.size() / per_block;
+  if (blocks == 0 || weights.size() % per_block != 0) {
+    fail(op, "weights", std::to_string(per_block) + " tensors for each of at least one block",
          std::to_string(weights.size()) + " tensors");
   }
   expect_count(op, "key_caches", key_caches.size(), blocks);
@@ -141,7 +194,9 @@ BlockStack::BlockStack(const char* op, const Tensor& like, int64_t rows, int64_t
   params_.attention.num_rows = static_cast<int32_t>(rows);
   blocks_.reserve(blocks);
   for (size_t i = 0; i < blocks; ++i) {
-    add_block(&weights[i * kBlockTensors], key_caches[i], value_caches[i]);
+    const BlockTensors tensors(weights, order, static_cast<int64_t>(i));
+    check_block(tensors, key_caches[i], value_caches[i]);
+    add_block(tensors, key_caches[i], value_caches[i]);
   }
   params_.blocks = blocks_.data();
   params_.num_blocks = static_cast<int64_t>(blocks);
@@ -155,30 +210,29 @@ const void* BlockStack::keep(const Tensor& tensor) {
   return copies_.back().const_data_ptr();
 }
 
-BlockLinear BlockStack::keep_linear(const Tensor* weights, int matrix) {
-  const Tensor& weight = weights[matrix];
-  if (!is_int8(weight)) return {keep(weight), nullptr};
-  return {keep(weight), static_cast<const float*>(keep(weights[scale_of(matrix)]))};
+BlockLinear BlockStack::keep_linear(const BlockTensors& w, int matrix) {
+  if (!is_int8(w[matrix])) return {keep(w[matrix]), nullptr};
+  return {keep(w[matrix]), static_cast<const float*>(keep(w[scale_of(matrix)]))};
 }
 
 // The first block sets the sizes that all have.
-void BlockStack::add_block(const Tensor* w, const Tensor& key_cache, const Tensor& value_cache) {
+void BlockStack::check_block(const BlockTensors& w, const Tensor& key_cache,
+                             const Tensor& value_cache) {
   const int64_t block = static_cast<int64_t>(blocks_.size()), width = params_.width;
   RecurrentAttentionParams& a = params_.attention;
-  const Tensor &wqkv = w[kWqkv], &mlp_fc = w[kMlpFc];
-  expect_matrix(op_, block, kWqkv, wqkv, {kAny, width}, like_);
-  expect_matrix(op_, block, kMlpFc, mlp_fc, {kAny, width}, like_);
+  expect_matrix(op_, w, kWqkv, {kAny, width}, like_);
+  expect_matrix(op_, w, kMlpFc, {kAny, width}, like_);
   if (block == 0) {
     expect_caches(op_, 0, key_cache, value_cache, {kAny, kAny, kAny, kAny}, like_);
     a.num_heads = static_cast<int32_t>(
-        heads_of(op_, name_of(0, kWqkv).c_str(), wqkv, 0, "key_caches[0]", key_cache));
+        heads_of(op_, w.name_of(kWqkv).c_str(), w[kWqkv], 0, "key_caches[0]", key_cache));
     a.page_size = static_cast<int32_t>(key_cache.size(1));
     a.num_kv_heads = static_cast<int32_t>(key_cache.size(2));
     a.head_dim = static_cast<int32_t>(key_cache.size(3));
-    if (mlp_fc.size(0) % 2 != 0) {
-      fail(op_, name_of(0, kMlpFc).c_str(), "an even first size (gate | up)", describe(mlp_fc));
+    if (w[kMlpFc].size(0) % 2 != 0) {
+      fail(op_, w.name_of(kMlpFc).c_str(), "an even first size (gate | up)", describe(w[kMlpFc]));
     }
-    params_.mlp_width = mlp_fc.size(0) / 2;
+    params_.mlp_width = w[kMlpFc].size(0) / 2;
     pages_ = key_cache.size(0);
   } else {
     const Shape shape = {pages_, a.page_size, a.num_kv_heads, a.head_dim};
@@ -186,25 +240,28 @@ void BlockStack::add_block(const Tensor* w, const Tensor& key_cache, const Tenso
   }
   const int64_t heads = a.num_heads, kv_heads = a.num_kv_heads, d = a.head_dim;
   for (const int norm : {kNorm1, kNorm2, kNorm3, kNorm4}) {
-    expect_weight(op_, block, norm, w[norm], {width}, like_);
+    if (w.has(norm)) expect_weight(op_, w, norm, {width}, like_);
   }
-  expect_matrix(op_, block, kWqkv, wqkv, {(heads + 2 * kv_heads) * d, width}, like_);
-  expect_matrix(op_, block, kAttnProj, w[kAttnProj], {width, heads * d}, like_);
-  expect_matrix(op_, block, kMlpFc, mlp_fc, {2 * params_.mlp_width, width}, like_);
-  expect_matrix(op_, block, kMlpProj, w[kMlpProj], {width, params_.mlp_width}, like_);
-  const bool has_bias = w[kQkBias].dim() != 1 || w[kQkBias].numel() != 0;
-  if (has_bias) expect_weight(op_, block, kQkBias, w[kQkBias], {heads + kv_heads, d}, like_);
+  expect_matrix(op_, w, kWqkv, {(heads + 2 * kv_heads) * d, width}, like_);
+  expect_matrix(op_, w, kAttnProj, {width, heads * d}, like_);
+  expect_matrix(op_, w, kMlpFc, {2 * params_.mlp_width, width}, like_);
+  expect_matrix(op_, w, kMlpProj, {width, params_.mlp_width}, like_);
+  if (has_bias(w)) expect_weight(op_, w, kQkBias, {heads + kv_heads, d}, like_);
   for (const int matrix : {kWqkv, kAttnProj, kMlpFc, kMlpProj}) {
-    expect_scale(op_, block, w, matrix, like_);
+    expect_scale(op_, w, matrix, like_);
   }
+}
 
+void BlockStack::add_block(const BlockTensors& w, const Tensor& key_cache,
+                           const Tensor& value_cache) {
+  const auto norm = [&](int tensor) { return w.has(tensor) ? keep(w[tensor]) : nullptr; };
   TransformerBlock found{};
-  found.norm_1 = keep(w[kNorm1]);
-  found.norm_2 = keep(w[kNorm2]);
-  found.norm_3 = keep(w[kNorm3]);
-  found.norm_4 = keep(w[kNorm4]);
+  found.norm_1 = norm(kNorm1);
+  found.norm_2 = norm(kNorm2);
+  found.norm_3 = norm(kNorm3);
+  found.norm_4 = norm(kNorm4);
   found.wqkv = keep_linear(w, kWqkv);
-  found.qk_bias = has_bias ? keep(w[kQkBias]) : nullptr;
+  found.qk_bias = has_bias(w) ? keep(w[kQkBias]) : nullptr;
   found.attn_proj = keep_linear(w, kAttnProj);
   found.mlp_fc = keep_linear(w, kMlpFc);
   found.mlp_proj = keep_linear(w, kMlpProj);

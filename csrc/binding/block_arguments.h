@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "arguments.h"
@@ -21,17 +22,19 @@ struct RowArguments {
   bool interleaved;
 };
 
+class BlockTensors;
+
 // A stack of blocks, checked. Holds copies of what is not laid out as the launchers want it; the
 // parameters point into it.
 class BlockStack {
  public:
   // `like` has the element type of the rows, of the caches and of all weights that are not int8,
-  // and the device of everything; `rows` is N and `width` D. `weights` are 13 tensors per block in
-  // the order of BlockTensor (block_arguments.cpp).
+  // and the device of everything; `rows` is N and `width` D. `weights` are those of a block with
+  // norms of this placement, block after block, in the order of BlockTensor (block_arguments.cpp).
   BlockStack(const char* op, const Tensor& like, int64_t rows, int64_t width,
              const std::vector<Tensor>& weights, const std::vector<Tensor>& key_caches,
              const std::vector<Tensor>& value_caches, const RowArguments& row_arguments,
-             double eps);
+             const std::string& placement, double eps);
   BlockStack(const BlockStack&) = delete;
   BlockStack& operator=(const BlockStack&) = delete;
 
@@ -39,10 +42,11 @@ class BlockStack {
   const TransformerBlocksParams& params() const { return params_; }
 
  private:
-  void add_block(const Tensor* weights, const Tensor& key_cache, const Tensor& value_cache);
+  void check_block(const BlockTensors& w, const Tensor& key_cache, const Tensor& value_cache);
+  void add_block(const BlockTensors& w, const Tensor& key_cache, const Tensor& value_cache);
   void set_layout(const RowArguments& rows);
   const void* keep(const Tensor& tensor);
-  BlockLinear keep_linear(const Tensor* weights, int matrix);
+  BlockLinear keep_linear(const BlockTensors& w, int matrix);
 
   const char* const op_;
   const Tensor like_;

@@ -20,7 +20,7 @@ void core_iterations(const Tensor& adapter_input, const Tensor& adapter,
                      const std::vector<Tensor>& key_caches, const std::vector<Tensor>& value_caches,
                      const Tensor& cos_sin, const Tensor& page_table, const Tensor& cu_rows,
                      const Tensor& start, const std::optional<Tensor>& active, int64_t iterations,
-                     double eps, double scale, bool interleaved) {
+                     double eps, double scale, const std::string& placement, bool interleaved) {
   const RdkDtype dtype = dtype_of(kOp, "adapter_input", adapter_input);
   expect_shape(kOp, "adapter", adapter, {kAny, kAny});
   const int64_t width = adapter.size(0);
@@ -31,7 +31,7 @@ void core_iterations(const Tensor& adapter_input, const Tensor& adapter,
   if (iterations < 0) fail(kOp, "iterations", "at least 0", std::to_string(iterations));
   const RowArguments layout{cos_sin, page_table, cu_rows, start, active, scale, interleaved};
   const BlockStack stack(kOp, adapter_input, adapter_input.size(0), width, weights, key_caches,
-                         value_caches, layout, eps);
+                         value_caches, layout, placement, eps);
   const Tensor adapter_rows = with_contiguous_rows(adapter);
 
   CoreIterationsParams params{};

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "arguments.h"
@@ -14,20 +15,21 @@ namespace {
 
 constexpr const char* kOp = "transformer_blocks";
 
-// hidden, out: [N, D]   weights: 13 tensors per block   key_caches, value_caches: one per block,
+// hidden, out: [N, D]   weights: those of every block   key_caches, value_caches: one per block,
 // [pages, page_size, HK, d]   last_norm: [D] or none   the rest as in recurrent_attention
 void transformer_blocks_out(const Tensor& hidden, const std::vector<Tensor>& weights,
                             const std::vector<Tensor>& key_caches,
                             const std::vector<Tensor>& value_caches, const Tensor& cos_sin,
                             const Tensor& page_table, const Tensor& cu_rows, const Tensor& start,
                             const std::optional<Tensor>& active, double eps, double scale,
-                            bool interleaved, const std::optional<Tensor>& last_norm,
-                            const Tensor& out) {
+                            const std::string& placement, bool interleaved,
+                            const std::optional<Tensor>& last_norm, const Tensor& out) {
   const RdkDtype dtype = dtype_of(kOp, "hidden", hidden);
   expect_shape(kOp, "hidden", hidden, {kAny, kAny});
   const int64_t rows = hidden.size(0), width = hidden.size(1);
   const RowArguments layout{cos_sin, page_table, cu_rows, start, active, scale, interleaved};
-  const BlockStack stack(kOp, hidden, rows, width, weights, key_caches, value_caches, layout, eps);
+  const BlockStack stack(kOp, hidden, rows, width, weights, key_caches, value_caches, layout,
+                         placement, eps);
   if (last_norm) expect_like(kOp, "last_norm", *last_norm, {width}, hidden);
   expect_output(kOp, "out", out, {rows, width}, hidden);
 
@@ -50,11 +52,12 @@ Tensor transformer_blocks(const Tensor& hidden, const std::vector<Tensor>& weigh
                           const std::vector<Tensor>& value_caches, const Tensor& cos_sin,
                           const Tensor& page_table, const Tensor& cu_rows, const Tensor& start,
                           const std::optional<Tensor>& active, double eps, double scale,
-                          bool interleaved, const std::optional<Tensor>& last_norm) {
+                          const std::string& placement, bool interleaved,
+                          const std::optional<Tensor>& last_norm) {
   expect_shape(kOp, "hidden", hidden, {kAny, kAny});
   const Tensor out = torch::stable::new_empty(hidden, hidden.sizes());
   transformer_blocks_out(hidden, weights, key_caches, value_caches, cos_sin, page_table, cu_rows,
-                         start, active, eps, scale, interleaved, last_norm, out);
+                         start, active, eps, scale, placement, interleaved, last_norm, out);
   return out;
 }
 

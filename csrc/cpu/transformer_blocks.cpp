@@ -25,6 +25,17 @@ struct ConstRows {
   int64_t stride;
 };
 
+int residual_style(int placement) {
+  switch (placement) {
+    case kRdkPre:
+      return kRdkLlama;
+    case kRdkPost:
+      return kRdkOlmo;
+    default:
+      return kRdkHuginn;
+  }
+}
+
 // The launches of one call. The first error code is kept: there is one reason for any, an unknown
 // element type, and a launch that fails does nothing.
 class Launches {
@@ -49,7 +60,9 @@ class Launches {
     keep(rdk_row_linear_cpu(&params, dtype_, parallel_for_));
   }
 
-  void norm(ConstRows x, const void* weight, Rows out) {
+  // out = scaled(x, weight); x itself, and nothing written, if there is no weight.
+  ConstRows norm(ConstRows x, const void* weight, Rows out) {
+    if (weight == nullptr) return x;
     RmsNormParams params{};
     params.x = x.data;
     params.weight = weight;
@@ -60,12 +73,13 @@ class Launches {
     params.out_stride = out.stride;
     params.eps = p_.eps;
     keep(rdk_rms_norm_cpu(&params, dtype_, parallel_for_));
+    return out;
   }
 
-  // hidden = scaled(delta + residual, post_weight); normed = scaled(hidden, pre_weight) if there is
-  // such a weight.
-  void add(ConstRows delta, ConstRows residual, const void* post_weight, Rows hidden,
-           const void* pre_weight, Rows normed) {
+  // hidden = delta + residual, with post_weight as the placement has it; then, if there is a
+  // pre_weight, normed = scaled(hidden, pre_weight). Returns what goes on: normed, else hidden.
+  ConstRows add(ConstRows delta, ConstRows residual, const void* post_weight, Rows hidden,
+                const void* pre_weight, Rows normed) {
     ResidualNormParams params{};
     params.delta = delta.data;
     params.residual = residual.data;
@@ -80,8 +94,9 @@ class Launches {
     params.hidden_stride = hidden.stride;
     params.normed_stride = normed.stride;
     params.eps = p_.eps;
-    params.style = kRdkHuginn;
+    params.style = residual_style(p_.placement);
     keep(rdk_residual_norm_cpu(&params, dtype_, parallel_for_));
+    return pre_weight != nullptr ? normed : hidden;
   }
 
   void attention(const TransformerBlock& block, ConstRows qkv, void* out) {
@@ -133,19 +148,19 @@ int transformer_blocks(const TransformerBlocksParams& p, int dtype, RdkParallelF
 
   Launches run(p, dtype, parallel_for);
   ConstRows residual{p.hidden, p.hidden_stride};
-  run.norm(residual, p.blocks[0].norm_1, normed);
+  ConstRows input = run.norm(residual, p.blocks[0].norm_1, normed);
   for (int64_t i = 0; i < p.num_blocks; ++i) {
     const TransformerBlock& block = p.blocks[i];
-    run.linear(normed, p.width, block.wqkv, qkv_width, qkv);
+    run.linear(input, p.width, block.wqkv, qkv_width, qkv);
     run.attention(block, qkv, mixed.data);
     run.linear(mixed, mixed_width, block.attn_proj, p.width, delta);
-    run.add(delta, residual, block.norm_2, hidden, block.norm_3, normed);
-    run.linear(normed, p.width, block.mlp_fc, 2 * p.mlp_width, gate_up);
+    input = run.add(delta, residual, block.norm_2, hidden, block.norm_3, normed);
+    run.linear(input, p.width, block.mlp_fc, 2 * p.mlp_width, gate_up);
     run.swiglu(gate_up);
     run.linear(gate_up, p.mlp_width, block.mlp_proj, p.width, delta);
     const bool is_last = i + 1 == p.num_blocks;
     const void* next_norm = is_last ? p.last_norm : p.blocks[i + 1].norm_1;
-    run.add(delta, hidden, block.norm_4, hidden, next_norm, is_last ? out : normed);
+    input = run.add(delta, hidden, block.norm_4, hidden, next_norm, is_last ? out : normed);
     residual = hidden;
   }
   return run.error();

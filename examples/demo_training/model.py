@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdkernels.models.config import ModelConfig
+from rdkernels.models.config import BlockStyle, LoopStyle, ModelConfig
 
 
 class RMSNorm(nn.Module):
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         inner = config.num_heads * config.head_dim
         self.Wqkv = nn.Linear(config.hidden_size, 3 * inner, bias=False)
         shape = (2, 1, config.num_heads, config.head_dim)
-        self.qk_bias = nn.Parameter(torch.zeros(shape)) if config.qk_bias else None
+        self.qk_bias = nn.Parameter(torch.zeros(shape)) if config.block.qk_bias else None
         self.proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos_sin: Tensor) -> Tensor:
@@ -105,6 +105,9 @@ class TrainingModel(nn.Module):
         super().__init__()
         if not config.tie_embeddings:
             raise ValueError("the demo models tie head and embedding")
+        served = BlockStyle(qk_bias=config.block.qk_bias)
+        if config.block != served or config.loop != LoopStyle():
+            raise ValueError(f"the demo models have {served} and {LoopStyle()}")
         self.config = config
 
         def blocks(count: int) -> nn.ModuleList:

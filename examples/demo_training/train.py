@@ -26,6 +26,7 @@ from examples.demo_training.model import TrainingModel
 from examples.demo_training.optimizer import MixedPrecisionOptimizer
 from examples.demo_training.tasks import BOS, EOS, PAD, save_tokenizer
 from rdkernels.models.config import ModelConfig
+from rdkernels.models.families import config_to_dict
 
 _WARM_UP_STEPS = 50
 _FINAL_RATE = 0.02  # learning rates end at this share of their peak
@@ -157,7 +158,7 @@ def save(model: TrainingModel, options: Options) -> None:
     save_file(weights, str(part), metadata={"format": "pt"})
     part.replace(options.out / "model.safetensors")
     dtype = str(options.dtype).removeprefix("torch.")
-    text = json.dumps(model.config.to_dict(dtype), indent=2) + "\n"
+    text = json.dumps(config_to_dict(model.config, dtype), indent=2) + "\n"
     (options.out / "config.json").write_text(text, encoding="utf-8")
     ids = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     (options.out / "generation_config.json").write_text(json.dumps(ids) + "\n", encoding="utf-8")

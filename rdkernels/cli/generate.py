@@ -75,7 +75,7 @@ def generate(
     from rdkernels import _validation as validation
     from rdkernels.cli.ui.progress import GenerationProgress
     from rdkernels.cli.ui.stream import generation_summary, generation_text
-    from rdkernels.models.stop_tokens import default_stop_tokens
+    from rdkernels.models.checkpoint import default_stop_tokens
 
     _expect_one_view(stream=stream, watch=watch, as_json=as_json, pace=pace, log_probs=log_probs)
     prompts = _prompts(prompt or [], prompt_file)

@@ -65,8 +65,8 @@ def tune(
     from rdkernels.cli.ui.progress import ComparisonProgress
     from rdkernels.cli.ui.tables import tuning_view
     from rdkernels.evaluation.tune import SPEEDS, Grid, tune
+    from rdkernels.models.checkpoint import default_stop_tokens
     from rdkernels.models.demo import load_problems
-    from rdkernels.models.stop_tokens import default_stop_tokens
 
     lists = {name: _numbers(name, text) for name, text in given(**options).items()}
     grid = Grid(**lists)

@@ -1,4 +1,4 @@
-"""Transformer blocks over packed rows: their weights, and the two ways through them.
+"""Transformer blocks over packed rows: the two ways through them.
 
 A few rows on the CPU go through all blocks in one native call (``ops.transformer_blocks``,
 ``ops.core_iterations``), and so do any number where the weights are int8. Everything else goes op
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from rdkernels import ops
 from rdkernels.cache import LayerCache
-from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import LinearWeight, values_and_scale
+from rdkernels.models.config import BlockStyle, ModelConfig
+from rdkernels.models.weights import Block, values_and_scale
 
 # Rows up to which the native kernel of row_linear beats torch's GEMM: see few_rows().
 FEW_ROWS = 256
@@ -25,28 +24,10 @@ FEW_ROWS_BF16 = 64
 FEW_ROWS_BF16_WIDE = 32
 WIDE = 2048  # channels
 
-Linear = Callable[[torch.Tensor, LinearWeight], torch.Tensor]
+Linear = Callable[..., torch.Tensor]  # of rows and a LinearWeight
 
 
-@dataclass(frozen=True)
-class Block:
-    """Weights of one transformer block (Huginn's sandwich norms).
-
-    ``x = norm_2(attention(norm_1(x)) + x)``, then ``x = norm_4(mlp(norm_3(x)) + x)``.
-    """
-
-    norm_1: torch.Tensor  # [D]
-    norm_2: torch.Tensor  # [D]
-    norm_3: torch.Tensor  # [D]
-    norm_4: torch.Tensor  # [D]
-    wqkv: LinearWeight  # [(H + 2 HK) d, D]: q | k | v
-    qk_bias: torch.Tensor | None  # [H + HK, d]: q | k
-    attn_proj: LinearWeight  # [D, H d]
-    mlp_fc: LinearWeight  # [2F, D]: gate | up
-    mlp_proj: LinearWeight  # [D, F]
-
-
-class Rows(NamedTuple):
+class RowLayout(NamedTuple):
     """Where packed rows sit, as the attention op wants it.
 
     For one slot per core layer these are the wavefront and the cache's page table. With more
@@ -107,16 +88,26 @@ class BlockStack:
         cos_sin: the rotary table.
         eps: of the norms.
         scale: of the attention scores.
+        style: of the blocks.
     """
 
     def __init__(
-        self, blocks: tuple[Block, ...], cos_sin: torch.Tensor, eps: float, scale: float
+        self,
+        blocks: tuple[Block, ...],
+        cos_sin: torch.Tensor,
+        eps: float,
+        scale: float,
+        style: BlockStyle,
     ) -> None:
         self.blocks, self.cos_sin, self.eps, self.scale = blocks, cos_sin, eps, scale
-        self.weights = flat_weights(blocks)
+        self.weights = flat_weights(blocks, style)
+        self.interleaved = style.rotation == "interleaved"
+        self.residual_style = ops.RESIDUAL_STYLES[style.placement]
+        # What the ops of whole blocks take besides weights and rows.
+        self.options = (eps, scale, style.placement, self.interleaved)
 
-    def arguments(self, caches: list[LayerCache], rows: Rows) -> tuple:
-        """Of the ops that take whole blocks: from ``weights`` to ``active``."""
+    def arguments(self, caches: list[LayerCache], rows: RowLayout) -> tuple:
+        """What the ops of whole blocks take, from ``weights`` to ``active``."""
         keys, values = [cache.key for cache in caches], [cache.value for cache in caches]
         return (self.weights, keys, values, self.cos_sin, *rows[:4])
 
@@ -126,39 +117,51 @@ class BlockStack:
         linear: Linear,
         hidden: torch.Tensor,
         caches: list[LayerCache],
-        rows: Rows,
+        rows: RowLayout,
         last_norm: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """``hidden [N, D]`` through all blocks, then normalised by ``last_norm`` if given."""
         blocks, eps = self.blocks, self.eps
-        normed = op.rms_norm(hidden, blocks[0].norm_1, eps)
+        options = (self.scale, self.interleaved)
+
+        def add(
+            delta: torch.Tensor,
+            hidden: torch.Tensor,
+            post: torch.Tensor | None,
+            pre: torch.Tensor | None,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            """The sum of both, and what the next sublayer reads of it."""
+            hidden, normed = op.residual_norm(delta, hidden, post, pre, eps, self.residual_style)
+            return hidden, hidden if pre is None else normed
+
+        first = blocks[0].norm_1
+        normed = hidden if first is None else op.rms_norm(hidden, first, eps)
         for i, (block, layer) in enumerate(zip(blocks, caches, strict=True)):
             qkv = linear(normed, block.wqkv)
             inputs = (qkv, block.qk_bias, self.cos_sin, layer.key, layer.value, *rows[:3])
-            mixed = op.recurrent_attention(*inputs, rows.active, self.scale, True)
+            mixed = op.recurrent_attention(*inputs, rows.active, *options)
             for active in rows.later:  # rows of other launches come out as zeros
-                mixed = mixed + op.recurrent_attention(*inputs, active, self.scale, True)
+                mixed = mixed + op.recurrent_attention(*inputs, active, *options)
             delta = linear(mixed, block.attn_proj)
-            norms = (block.norm_2, block.norm_3)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
+            hidden, normed = add(delta, hidden, block.norm_2, block.norm_3)
             delta = linear(op.swiglu(linear(normed, block.mlp_fc)), block.mlp_proj)
-            norms = (block.norm_4, blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm)
-            hidden, normed = op.residual_norm(delta, hidden, *norms, eps, "huginn")
-        return hidden if last_norm is None else normed
+            following = blocks[i + 1].norm_1 if i + 1 < len(blocks) else last_norm
+            hidden, normed = add(delta, hidden, block.norm_4, following)
+        return normed
 
 
-def flat_weights(blocks: tuple[Block, ...]) -> list[torch.Tensor]:
-    """All blocks as one list in the order of ``ops.BLOCK_TENSORS``; what is not there is empty."""
+def flat_weights(blocks: tuple[Block, ...], style: BlockStyle) -> list[torch.Tensor]:
+    """All blocks as one list in the order of ``ops.BLOCK_TENSORS``.
 
-    def tensor(block: Block, name: str) -> torch.Tensor | None:
+    An optional tensor that a block does not have is empty.
+    """
+
+    def tensor(block: Block, name: str) -> torch.Tensor:
         values, scale = values_and_scale(getattr(block, name.removesuffix("_scale")))
-        return scale if name.endswith("_scale") else values
+        found = scale if name.endswith("_scale") else values
+        return values_and_scale(block.wqkv)[0].new_empty(0) if found is None else found
 
-    found = []
-    for block in blocks:
-        tensors = (tensor(block, name) for name in ops.BLOCK_TENSORS)
-        found += [block.norm_1.new_empty(0) if t is None else t for t in tensors]
-    return found
+    return [tensor(block, name) for block in blocks for name in ops.BLOCK_TENSORS[style.placement]]
 
 
 def rotary_table(config: ModelConfig, device: torch.device) -> torch.Tensor:

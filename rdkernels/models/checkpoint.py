@@ -1,75 +1,44 @@
 """Loading and saving checkpoints: a folder with config.json and safetensors (sharded or not).
 
-Layout of the released Huginn-0125 (``transformer.wte.weight`` and so on). Loading is strict: every
-tensor must be there with the right shape, and nothing else may be.
+What the keys and tensors are called is for :mod:`rdkernels.models.families` to say. Loading is
+strict: every tensor must be there with the right shape, and nothing else may be.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rdkernels import dtypes
 from rdkernels.errors import ArgumentError, CheckpointError
-from rdkernels.models.blocks import Block
 from rdkernels.models.config import ModelConfig
 from rdkernels.models.demo import DEMO_MODELS
-from rdkernels.models.mapped import page_out
-from rdkernels.models.quantized import LinearWeight, QuantizedWeight
+from rdkernels.models.families import (
+    TensorNames,
+    config_from_file,
+    config_to_dict,
+    family_named,
+    family_of,
+)
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.tensor_files import INDEX, TensorFiles, page_out
 from rdkernels.models.tokenizer import Tokenizer
-from rdkernels.models.weights import Weights
+from rdkernels.models.weights import (
+    Block,
+    LinearWeight,
+    QuantizedWeight,
+    Weights,
+    block_shapes,
+    values_and_scale,
+)
+from rdkernels.ops import BLOCK_MATRICES
 from rdkernels.registry import BACKENDS
-
-_EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
-_PARTS = {"prelude": "prelude", "core": "core_block", "coda": "coda"}
-_BLOCK_NAMES = {
-    "norm_1": "norm_1.weight",
-    "norm_2": "norm_2.weight",
-    "norm_3": "norm_3.weight",
-    "norm_4": "norm_4.weight",
-    "wqkv": "attn.Wqkv.weight",
-    "qk_bias": "attn.qk_bias",
-    "attn_proj": "attn.proj.weight",
-    "mlp_fc": "mlp.fc.weight",
-    "mlp_proj": "mlp.proj.weight",
-}
-_LINEAR = {"wqkv", "attn_proj", "mlp_fc", "mlp_proj"}
-_RECOMPUTED = {"freqs_cis"}
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a checkpoint of this config holds."""
-    c = config
-    block = {
-        "norm_1": (c.hidden_size,),
-        "norm_2": (c.hidden_size,),
-        "norm_3": (c.hidden_size,),
-        "norm_4": (c.hidden_size,),
-        "wqkv": ((c.num_heads + 2 * c.num_kv_heads) * c.head_dim, c.hidden_size),
-        "qk_bias": (2, 1, c.num_heads, c.head_dim),
-        "attn_proj": (c.hidden_size, c.num_heads * c.head_dim),
-        "mlp_fc": (2 * c.intermediate_size, c.hidden_size),
-        "mlp_proj": (c.hidden_size, c.intermediate_size),
-    }
-    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (c.vocab_size, c.hidden_size)}
-    for part, prefix in _PARTS.items():
-        for i in range(getattr(c, f"{part}_layers")):
-            for field, shape in block.items():
-                if field != "qk_bias" or c.qk_bias:
-                    shapes[f"transformer.{prefix}.{i}.{_BLOCK_NAMES[field]}"] = shape
-    shapes["transformer.adapter.weight"] = (c.hidden_size, 2 * c.hidden_size)
-    shapes["transformer.ln_f.weight"] = (c.hidden_size,)
-    shapes[_HEAD] = (c.vocab_size, c.hidden_size)
-    return shapes
 
 
 def load_model(
@@ -105,21 +74,19 @@ def load_model(
     if not folder.is_dir():
         names = ", ".join(DEMO_MODELS)
         raise CheckpointError(f"{path}: no such model folder (and not a demo model: {names})")
-    config = ModelConfig.from_file(folder / "config.json")
-    if isinstance(dtype, str):
-        dtype = dtypes.BY_NAME.get(dtype, dtype)
-    if dtype is not None and dtype not in dtypes.BY_NAME.values():
-        raise ArgumentError(
-            "load_model", "dtype", f"one of {', '.join(dtypes.BY_NAME)}", repr(dtype)
-        )
+    config = config_from_file(folder / "config.json")
+    wanted = dtypes.BY_NAME.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and wanted not in dtypes.BY_NAME.values():
+        known = ", ".join(dtypes.BY_NAME)
+        raise ArgumentError("load_model", "dtype", f"one of {known}", repr(dtype))
     if backend is not None and backend not in BACKENDS:
         expected = f"one of {', '.join(BACKENDS)}"
         raise ArgumentError("load_model", "backend", expected, repr(backend))
     device = _usable_device(device)
     _check_weights(weights, device)
     with ExitStack() as stack:
-        source = _Source(folder, config, stack)
-        loaded = _read_weights(source, config, device, dtype, quantize=weights is not None)
+        source = TensorFiles(folder, config, stack)
+        loaded = _read_weights(source, config, device, wanted, quantize=weights is not None)
     tokenizer_file = folder / "tokenizer.json"
     tokenizer = Tokenizer(tokenizer_file) if tokenizer_file.is_file() else None
     if tokenizer is not None and tokenizer.vocabulary > config.vocab_size:
@@ -148,90 +115,14 @@ def _usable_device(device: torch.device | str) -> torch.device:
     return found
 
 
-class _Source:
-    """The tensors of a folder's safetensors files, checked by name and shape before any is read."""
-
-    def __init__(self, folder: Path, config: ModelConfig, stack: ExitStack) -> None:
-        self.folder = folder
-        self.handles: dict[str, Any] = {}
-        for file in _files(folder):
-            try:
-                handle = stack.enter_context(safe_open(file, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{file}: not a safetensors file: {error}") from None
-            for name in handle.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                if name in self.handles:
-                    raise CheckpointError(f"{file}: tensor {name} is in two files")
-                self.handles[name] = handle
-        self._check(config)
-
-    def _check(self, config: ModelConfig) -> None:
-        expected = expected_shapes(config)
-        present = self.handles.keys() - _RECOMPUTED
-        missing = expected.keys() - present
-        if config.tie_embeddings:
-            missing -= {_HEAD, _EMBEDDING} if {_HEAD, _EMBEDDING} & present else set()
-        if missing:
-            raise CheckpointError(f"{self.folder}: missing tensor(s): {_some(missing)}")
-        if extra := present - expected.keys():
-            raise CheckpointError(f"{self.folder}: unexpected tensor(s): {_some(extra)}")
-        for name in present:
-            shape = tuple(self.handles[name].get_slice(name).get_shape())
-            if shape != expected[name]:
-                raise CheckpointError(
-                    f"{self.folder}: tensor {name}: expected shape {list(expected[name])}, "
-                    f"got {list(shape)}"
-                )
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.handles
-
-    def read(self, name: str, device: torch.device, dtype: torch.dtype | None) -> torch.Tensor:
-        tensor = self.handles[name].get_tensor(name)
-        where = f"{self.folder}: tensor {name}"
-        if tensor.dtype not in dtypes.BY_NAME.values():
-            expected = ", ".join(dtypes.BY_NAME)
-            raise CheckpointError(f"{where}: expected one of {expected}, got {tensor.dtype}")
-        # One pass without a temporary: NaN comes through as both bounds.
-        low, high = (float(bound) for bound in tensor.aminmax())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            kind = "NaN" if math.isnan(low) else "infinite"
-            raise CheckpointError(f"{where}: holds {kind} values")
-        dtype = dtype or tensor.dtype
-        if (largest := max(-low, high)) > torch.finfo(dtype).max:
-            raise CheckpointError(f"{where}: {dtype} cannot hold its largest value {largest:g}")
-        return tensor.to(device=device, dtype=dtype)
-
-
-def _files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            files = [folder / shard for shard in shards]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index}: not a safetensors index: {error!r}") from None
-    else:
-        files = [folder / "model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: no such file")
-    return files
-
-
-def _some(names: set[str], most: int = 5) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
-
-
 def _read_weights(
-    source: _Source,
+    source: TensorFiles,
     config: ModelConfig,
     device: torch.device,
     dtype: torch.dtype | None,
     quantize: bool,
 ) -> Weights:
+    names: TensorNames = source.names
     dtypes: set[torch.dtype] = set()
 
     def read_mapped(name: str) -> torch.Tensor:
@@ -251,31 +142,39 @@ def _read_weights(
         page_out(tensor)
         return quantized
 
-    def blocks(part: str) -> tuple[Block, ...]:
-        prefix, count = _PARTS[part], getattr(config, f"{part}_layers")
-        readers = {name: read_linear if name in _LINEAR else read for name in _BLOCK_NAMES}
-        return tuple(
-            _read_block(readers, f"transformer.{prefix}.{i}.", config) for i in range(count)
-        )
+    shapes = block_shapes(config)
 
-    embedding = read(_EMBEDDING if _EMBEDDING in source else _HEAD)
+    def block(part: str, number: int) -> Block:
+        values: dict[str, Any] = {}
+        for field, shape in shapes.items():
+            name = names.of_block(part, number, field)
+            linear = field in BLOCK_MATRICES
+            values[field] = read_linear(name) if linear else read(name).reshape(shape)
+        return Block(**values)
+
+    def blocks(part: str) -> tuple[Block, ...]:
+        return tuple(block(part, i) for i in range(getattr(config, f"{part}_layers")))
+
+    embedding = read(names.embedding if names.embedding in source else names.head)
+    head: LinearWeight
     if config.tie_embeddings:
         head = QuantizedWeight.from_weight(embedding) if quantize else embedding
-        if _EMBEDDING in source and _HEAD in source:  # the fp32 release stores it twice
-            second = read(_HEAD)
+        if names.embedding in source and names.head in source:  # the fp32 release stores it twice
+            second = read(names.head)
             if not torch.equal(second, embedding):
                 raise CheckpointError(
-                    f"{source.folder}: tie_embeddings is true, but {_HEAD} and {_EMBEDDING} differ"
+                    f"{source.folder}: tie_embeddings is true, but {names.head} and "
+                    f"{names.embedding} differ"
                 )
     else:
-        head = read_linear(_HEAD)
+        head = read_linear(names.head)
     weights = Weights(
         embedding=embedding,
         prelude=blocks("prelude"),
-        adapter=read_linear("transformer.adapter.weight"),
+        adapter=read_linear(names.adapter),
         core=blocks("core"),
         coda=blocks("coda"),
-        final_norm=read("transformer.ln_f.weight"),
+        final_norm=read(names.final_norm),
         head=head,
     )
     if len(dtypes) > 1:
@@ -284,35 +183,26 @@ def _read_weights(
     return weights
 
 
-def _read_block(readers: dict[str, Any], prefix: str, config: ModelConfig) -> Block:
-    values = {}
-    for field, name in _BLOCK_NAMES.items():
-        if field == "qk_bias":
-            values[field] = None
-            if config.qk_bias:  # [2, 1, H, d] -> [2H, d]
-                values[field] = readers[field](prefix + name).reshape(-1, config.head_dim)
-        else:
-            values[field] = readers[field](prefix + name)
-    return Block(**values)
-
-
 def named_tensors(model: RecurrentDepthModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Checkpoint name and tensor of every weight; a tied head is not repeated."""
-    w, c = model.weights, model.config
-    yield _EMBEDDING, w.embedding
-    for part, prefix in _PARTS.items():
+    """Checkpoint name and tensor of every weight, not int8; a tied head is not repeated."""
+    w, config = model.weights, model.config
+    family = family_named(config.family)
+    names = family.tensor_names(config)
+
+    def plain(weight: LinearWeight) -> torch.Tensor:
+        return values_and_scale(weight)[0]
+
+    yield names.embedding, w.embedding
+    for part in names.parts:
         for i, block in enumerate(getattr(w, part)):
-            for field, name in _BLOCK_NAMES.items():
-                tensor = getattr(block, field)
-                if tensor is not None:
-                    shaped = (
-                        tensor.view(2, 1, c.num_heads, c.head_dim) if field == "qk_bias" else tensor
-                    )
-                    yield f"transformer.{prefix}.{i}.{name}", shaped
-    yield "transformer.adapter.weight", w.adapter
-    yield "transformer.ln_f.weight", w.final_norm
-    if not c.tie_embeddings:
-        yield _HEAD, w.head
+            for field, shape in block_shapes(config).items():
+                stored = family.stored_shape(config, field, shape)
+                tensor = plain(getattr(block, field))
+                yield names.of_block(part, i, field), tensor.reshape(stored)
+    yield names.adapter, plain(w.adapter)
+    yield names.final_norm, w.final_norm
+    if not config.tie_embeddings:
+        yield names.head, plain(w.head)
 
 
 def save_model(
@@ -323,14 +213,18 @@ def save_model(
     Raises:
         ArgumentError: the folder holds a model already (nothing is overwritten), or the model was
             loaded as int8.
+        CheckpointError: the family of the model's config has no words for its style.
     """
     if model.weights.quantized:
         expected = "a model with weights=None (int8 is made while loading and not stored)"
         raise ArgumentError("save_model", "model", expected, "weights='int8'")
     folder = Path(path)
-    index = "model.safetensors.index.json"  # a stale one would win on loading
-    if any((folder / name).exists() for name in ("config.json", "model.safetensors", index)):
+    index_file = folder / INDEX  # a stale one would win on loading
+    files_of_a_model = (folder / "config.json", folder / "model.safetensors", index_file)
+    if any(file.exists() for file in files_of_a_model):
         raise ArgumentError("save_model", "path", "a folder without a model", str(folder))
+    dtype = str(model.dtype).removeprefix("torch.")
+    config_text = json.dumps(config_to_dict(model.config, dtype), indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0
@@ -347,10 +241,38 @@ def save_model(
         files = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
         index = {n: f for shard, f in zip(shards, files, strict=True) for n in shard}
         text = json.dumps({"metadata": {}, "weight_map": index}, indent=2)
-        (folder / "model.safetensors.index.json").write_text(text)
+        index_file.write_text(text)
     for shard, file in zip(shards, files, strict=True):
         save_file(shard, folder / file, metadata={"format": "pt"})
     if model.tokenizer is not None:
         model.tokenizer.save(folder / "tokenizer.json")
-    dtype = str(model.dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(dtype), indent=2) + "\n")
+    (folder / "config.json").write_text(config_text)
+
+
+def default_stop_tokens(path: str | Path) -> tuple[int, ...]:
+    """``eos_token_id`` of ``generation_config.json``, else what ``config.json`` says, else none.
+
+    Args:
+        path: a model folder or the name of a demo model.
+
+    Raises:
+        CheckpointError: the file is not JSON, or the entry is not an id or a list of ids.
+    """
+    folder = DEMO_MODELS.get(str(path)) or Path(path)
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if not file.is_file():
+            continue
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            stop = data.get("eos_token_id")
+        except (ValueError, AttributeError):
+            raise CheckpointError(f"{file}: expected a JSON object") from None
+        if file.name == "config.json":
+            stop = family_of(data, str(file)).stop_tokens(data)
+        if stop is None:
+            continue
+        ids = stop if isinstance(stop, list) else [stop]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+            raise CheckpointError(f"{file}: eos_token_id: expected token ids, got {stop!r}")
+        return tuple(ids)
+    return ()

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
+from rdkernels.models.blocks import RowLayout
+from rdkernels.models.config import ModelConfig
 from rdkernels.wavefront import Wavefront
 
-if TYPE_CHECKING:
-    from rdkernels.models.recurrent_depth import RecurrentDepthModel
+
+class PrefillModel(Protocol):
+    """What prefilling takes of a :class:`rdkernels.RecurrentDepthModel`."""
+
+    config: ModelConfig
+    backend: str | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> RowLayout: ...
+
+    def embed(
+        self, tokens: torch.Tensor, rows: RowLayout, cache: SharedKVCache
+    ) -> torch.Tensor: ...
+
+    def iterate(
+        self,
+        adapter_input: torch.Tensor,
+        rows: RowLayout,
+        cache: SharedKVCache,
+        iterations: int = 1,
+    ) -> torch.Tensor: ...
 
 
 def initial_states(
-    model: RecurrentDepthModel, row_keys: torch.Tensor, seed: int, scale: float
+    model: PrefillModel, row_keys: torch.Tensor, seed: int, scale: float
 ) -> torch.Tensor:
     """Fresh latent states ``[N, D]`` for ``row_keys [N, 3]``; zeros where ``scale`` is 0."""
     config = model.config
@@ -34,7 +60,7 @@ def initial_states(
 
 
 def prefill_states(
-    model: RecurrentDepthModel,
+    model: PrefillModel,
     tokens: torch.Tensor,
     wavefront: Wavefront,
     cache: SharedKVCache,

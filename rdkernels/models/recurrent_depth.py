@@ -14,16 +14,28 @@ from torch.nn.functional import linear as torch_linear
 from rdkernels import ops
 from rdkernels.cache import LayerCache, SharedKVCache
 from rdkernels.errors import ArgumentError
-from rdkernels.models.blocks import BlockStack, DecodeScratch, Linear, Rows, few_rows, rotary_table
+from rdkernels.models.blocks import (
+    BlockStack,
+    DecodeScratch,
+    Linear,
+    RowLayout,
+    few_rows,
+    rotary_table,
+)
 from rdkernels.models.config import ModelConfig
-from rdkernels.models.quantized import quantized_linear, values_and_scale
+from rdkernels.models.prefill import prefill_states
 from rdkernels.models.tokenizer import Tokenizer
-from rdkernels.models.weights import Weights, tensors_of
+from rdkernels.models.weights import (
+    Weights,
+    quantized_linear,
+    tensors_of,
+    values_and_scale,
+)
 from rdkernels.wavefront import Wavefront
 
 
 class RecurrentDepthModel:
-    """A Huginn-family model: ``embed -> iterate (r times) -> decode`` over packed rows ``[N, D]``.
+    """A model ``embed -> iterate (r times) -> decode`` over packed rows ``[N, D]``.
 
     Attributes:
         config: sizes and constants.
@@ -54,7 +66,7 @@ class RecurrentDepthModel:
         self._few_rows = few_rows(config.hidden_size, self.dtype, weights.quantized)
         scale = config.head_dim**-0.5
         self._prelude, self._core, self._coda = (
-            BlockStack(blocks, self.cos_sin, config.norm_eps, scale)
+            BlockStack(blocks, self.cos_sin, config.norm_eps, scale, config.block)
             for blocks in (weights.prelude, weights.core, weights.coda)
         )
 
@@ -102,7 +114,7 @@ class RecurrentDepthModel:
     def embed(
         self,
         tokens: torch.Tensor,
-        rows: Rows,
+        rows: RowLayout,
         cache: SharedKVCache,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -120,7 +132,7 @@ class RecurrentDepthModel:
     def iterate(
         self,
         adapter_input: torch.Tensor,
-        rows: Rows,
+        rows: RowLayout,
         cache: SharedKVCache,
         iterations: int = 1,
     ) -> torch.Tensor:
@@ -136,8 +148,7 @@ class RecurrentDepthModel:
         state = adapter_input[:, : self.config.hidden_size]
         if native := self._native("core_iterations", adapter_input, rows):
             arguments = (*values_and_scale(adapter), *stack.arguments(cache.core, rows))
-            options = (iterations, stack.eps, stack.scale, True)
-            native.core_iterations(adapter_input, *arguments, *options)
+            native.core_iterations(adapter_input, *arguments, iterations, *stack.options)
             return state
         op, linear = self._ops(adapter_input), self._linear(adapter_input)
         live = rows.live(len(state)).unsqueeze(1)
@@ -149,7 +160,7 @@ class RecurrentDepthModel:
     def decode(
         self,
         state: torch.Tensor,
-        rows: Rows,
+        rows: RowLayout,
         cache: SharedKVCache,
         select: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
@@ -167,18 +178,24 @@ class RecurrentDepthModel:
     def coda(
         self,
         state: torch.Tensor,
-        rows: Rows,
+        rows: RowLayout,
         cache: SharedKVCache,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """States ``[N, D]`` -> what the head reads ``[N, D]``; writes the coda's K/V."""
+        norm = self.weights.final_norm
+        hidden = self._before_coda(state, out)
+        return self._blocks(self._coda, hidden, cache.coda, rows, norm, out=out)
+
+    def _before_coda(self, state: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """What the coda reads of the states; a norm writes it to ``out`` if that is given."""
+        if not self.config.loop.norm_before_coda:
+            return state
         norm, eps, op = self.weights.final_norm, self.config.norm_eps, self._ops(state)
         if out is None:
-            hidden = op.rms_norm(state, norm, eps)
-        else:
-            hidden = out
-            op.rms_norm(state, norm, eps, out=(hidden,))
-        return self._blocks(self._coda, hidden, cache.coda, rows, norm, out=out)
+            return op.rms_norm(state, norm, eps)
+        op.rms_norm(state, norm, eps, out=(out,))
+        return out
 
     def head(
         self,
@@ -192,8 +209,8 @@ class RecurrentDepthModel:
         """
         weight = self.weights.head
         logits = out if out is not None and out.dtype == self.dtype else scratch
-        native = None if logits is None else self._native("row_linear", normed)
-        if native is None:
+        native = self._native("row_linear", normed)
+        if logits is None or native is None:
             logits = self._linear(normed)(normed, weight)
         else:
             native.row_linear(normed, *values_and_scale(weight), out=(logits,))
@@ -201,7 +218,9 @@ class RecurrentDepthModel:
             return logits.float()
         return out if logits is out else out.copy_(logits)
 
-    def _native(self, name: str, x: torch.Tensor, rows: Rows | None = None) -> ops.Bound | None:
+    def _native(
+        self, name: str, x: torch.Tensor, rows: RowLayout | None = None
+    ) -> ops.Bound | None:
         """The ops for tensors like ``x`` if the native CPU kernel ``name`` is to serve, else None.
 
         It is for few rows, in one launch.
@@ -230,13 +249,13 @@ class RecurrentDepthModel:
         stack: BlockStack,
         hidden: torch.Tensor,
         caches: list[LayerCache],
-        rows: Rows,
+        rows: RowLayout,
         last_norm: torch.Tensor | None = None,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Rows through the prelude or the coda."""
         if native := self._native("transformer_blocks", hidden, rows):
-            arguments = (hidden, *stack.arguments(caches, rows), stack.eps, stack.scale, True)
+            arguments = (hidden, *stack.arguments(caches, rows), *stack.options)
             if out is None:
                 return native.transformer_blocks(*arguments, last_norm)
             native.transformer_blocks(*arguments, last_norm, out=(out,))
@@ -245,9 +264,9 @@ class RecurrentDepthModel:
         result = stack.op_by_op(op, linear, hidden, caches, rows, last_norm)
         return result if out is None else out.copy_(result)
 
-    def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> Rows:
+    def rows(self, wavefront: Wavefront, page_table: torch.Tensor) -> RowLayout:
         """The rows of a wavefront on one page table."""
-        return Rows(page_table, wavefront.cu_rows, wavefront.start, wavefront.active)
+        return RowLayout(page_table, wavefront.cu_rows, wavefront.start, wavefront.active)
 
     @torch.no_grad()
     def forward(
@@ -262,14 +281,13 @@ class RecurrentDepthModel:
         """Plain forward pass without sampling: ``tokens [B, T]`` -> logits and final states.
 
         Returns:
-            ``(logits [B, T, V] fp32, states [B, T, D])``, the states after the final norm.
+            ``(logits [B, T, V] fp32, states [B, T, D])``, the states as the coda reads them:
+            after the final norm where the loop's style has it there.
 
         Raises:
             ArgumentError: the tokens are not ids ``[B, T]`` of the vocabulary on the model's
                 device, with ``1 <= T <= context``, or ``num_steps`` is not positive.
         """
-        from rdkernels.models.prefill import prefill_states
-
         self._check_tokens(tokens)
         if num_steps < 1:
             raise ArgumentError("forward", "num_steps", "at least 1", num_steps)
@@ -291,10 +309,8 @@ class RecurrentDepthModel:
             initial_state_scale=initial_state_scale,
         )
         logits = self.decode(state, self.rows(wavefront, cache.page_table()), cache)
-        normed = ops.rms_norm(
-            state, self.weights.final_norm, self.config.norm_eps, backend=self.backend
-        )
-        return logits.view(batch, length, -1), normed.view(batch, length, -1)
+        final = self._before_coda(state)
+        return logits.view(batch, length, -1), final.reshape(batch, length, -1)
 
     def _check_tokens(self, tokens: torch.Tensor) -> None:
         def expect(condition: bool, expected: str, got: object) -> None:

@@ -16,14 +16,23 @@ from rdkernels.ops.rms_norm import rms_norm
 from rdkernels.ops.row_linear import row_linear
 from rdkernels.ops.sample_tokens import sample_tokens
 from rdkernels.ops.swiglu import swiglu
-from rdkernels.ops.transformer_blocks import BLOCK_TENSORS, transformer_blocks
+from rdkernels.ops.transformer_blocks import (
+    BLOCK_MATRICES,
+    BLOCK_TENSORS,
+    PLACEMENTS,
+    RESIDUAL_STYLES,
+    transformer_blocks,
+)
 from rdkernels.ops.truncated_normal import truncated_normal
 from rdkernels.registry import BACKENDS, OPS, Bound, bind, reasons
 
 __all__ = [
     "BACKENDS",
+    "BLOCK_MATRICES",
     "BLOCK_TENSORS",
     "OPS",
+    "PLACEMENTS",
+    "RESIDUAL_STYLES",
     "Bound",
     "advance_wavefront",
     "bind",

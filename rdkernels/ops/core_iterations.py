@@ -25,6 +25,7 @@ def _check(
     start: torch.Tensor,
     active: torch.Tensor | None,
     iterations: int,
+    placement: str,
 ) -> None:
     op, rows = "core_iterations", (cos_sin, page_table, cu_rows, start)
     expect_tensor(op, "adapter_input", adapter_input, (None, None), FLOATS)
@@ -35,7 +36,8 @@ def _check(
     expect_tensor(op, "adapter_input", adapter_input, (None, 2 * width), adapter_input.dtype)
     check_scale(op, "adapter_scale", adapter_scale, adapter)
     expect(iterations >= 0, op, "iterations", "at least 0", iterations)
-    check_blocks(op, adapter_input, width, weights, key_caches, value_caches, rows, active)
+    caches = (key_caches, value_caches)
+    check_blocks(op, adapter_input, width, weights, *caches, rows, active, placement)
 
 
 def _fake() -> None:
@@ -68,6 +70,7 @@ def core_iterations(
     adapter_scale: torch.Tensor | None = None,
     eps: float = 1e-6,
     scale: float | None = None,
+    placement: str = "sandwich",
     interleaved: bool = True,
     backend: str | None = None,
 ) -> None:
@@ -86,12 +89,12 @@ def core_iterations(
         cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
         iterations: how many; 0 changes nothing.
         adapter_scale: ``[D]`` fp32, for an int8 adapter: what its rows are multiplied by.
-        eps, scale, interleaved: as for :func:`transformer_blocks`.
+        eps, scale, placement, interleaved: as for :func:`transformer_blocks`.
         backend: force ``native``, ``triton`` or ``eager``.
 
     Raises:
-        ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its
-            scale or another weight has one.
+        ArgumentError: counts, shapes, dtypes or devices do not fit, the placement is unknown, or
+            an int8 weight lacks its scale or another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
     if scale is None:
@@ -101,6 +104,5 @@ def core_iterations(
     function = OP.provider(
         adapter_input, backend, (adapter_input, adapter, adapter_scale, *weights)
     )
-    function(
-        adapter_input, adapter, adapter_scale, *blocks, *rows, iterations, eps, scale, interleaved
-    )
+    options = (iterations, eps, scale, placement, interleaved)
+    function(adapter_input, adapter, adapter_scale, *blocks, *rows, *options)

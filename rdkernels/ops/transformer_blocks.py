@@ -13,6 +13,9 @@ from rdkernels.ops.row_linear import weight_dtype
 from rdkernels.registry import define
 
 BLOCK_TENSORS = blocks.BLOCK_TENSORS
+BLOCK_MATRICES = blocks.MATRICES
+PLACEMENTS = tuple(BLOCK_TENSORS)
+RESIDUAL_STYLES = blocks.RESIDUAL_STYLES
 
 Tensors = Sequence[torch.Tensor]
 
@@ -26,9 +29,12 @@ def check_blocks(
     value_caches: Tensors,
     rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     active: torch.Tensor | None,
+    placement: str,
 ) -> None:
     """The arguments that this op shares with ``core_iterations``; ``rows``: cos_sin to start."""
-    per_block = len(BLOCK_TENSORS)
+    expect(placement in PLACEMENTS, op, "placement", f"one of {PLACEMENTS}", repr(placement))
+    names = BLOCK_TENSORS[placement]
+    per_block = len(names)
     count, rest = divmod(len(weights), per_block)
     expected = f"{per_block} tensors for each of at least one block"
     expect(count > 0 and rest == 0, op, "weights", expected, f"{len(weights)} tensors")
@@ -37,7 +43,8 @@ def check_blocks(
         expect(len(caches) == count, op, name, expected, f"{len(caches)} tensors")
     sizes = None
     for i, (key, value) in enumerate(zip(key_caches, value_caches, strict=True)):
-        block = tuple(weights[i * per_block : (i + 1) * per_block])
+        tensors = weights[i * per_block : (i + 1) * per_block]
+        block = dict(zip(names, tensors, strict=True))
         sizes = _check_block(op, like, width, i, block, key, value, sizes)
     cos_sin, page_table, cu_rows, start = rows
     expect_tensor(op, "cos_sin", cos_sin, (None, key_caches[0].size(3)), torch.float32, like=like)
@@ -53,7 +60,7 @@ def _check_block(
     like: torch.Tensor,
     width: int,
     number: int,
-    tensors: tuple[torch.Tensor, ...],
+    block: dict[str, torch.Tensor],
     key: torch.Tensor,
     value: torch.Tensor,
     sizes: tuple[int, int, tuple[int, ...]] | None,
@@ -61,7 +68,7 @@ def _check_block(
     """One block; returns heads, MLP width and cache shape, which all blocks have in common."""
 
     def name(field: str) -> str:
-        index = number * len(BLOCK_TENSORS) + BLOCK_TENSORS.index(field)
+        index = number * len(block) + list(block).index(field)
         return f"weights[{index}] ({field} of block {number})"
 
     def check(field: str, *shape: int | None, dtype: torch.dtype = like.dtype) -> None:
@@ -70,7 +77,6 @@ def _check_block(
     def check_matrix(field: str, *shape: int | None) -> None:
         check(field, *shape, dtype=weight_dtype(block[field], like))
 
-    block = dict(zip(BLOCK_TENSORS, tensors, strict=True))
     check_matrix("wqkv", None, width)
     check_matrix("mlp_fc", None, width)
     cache_shape = (None,) * 4 if sizes is None else sizes[2]
@@ -78,7 +84,7 @@ def _check_block(
     expect_tensor(op, f"value_caches[{number}]", value, tuple(key.shape), like.dtype, like=like)
     sizes = sizes or _sizes(op, block, key, name)
     heads, mlp_width, (_, _, kv_heads, head_dim) = sizes
-    for norm in BLOCK_TENSORS[:4]:
+    for norm in (field for field in block if field.startswith("norm")):
         check(norm, width)
     check_matrix("wqkv", (heads + 2 * kv_heads) * head_dim, width)
     check_matrix("attn_proj", width, heads * head_dim)
@@ -86,13 +92,13 @@ def _check_block(
     check_matrix("mlp_proj", width, mlp_width)
     if block["qk_bias"].shape != (0,):
         check("qk_bias", heads + kv_heads, head_dim)
-    for field in BLOCK_TENSORS[9:]:
-        matrix, scale = block[field.removesuffix("_scale")], block[field]
-        if matrix.dtype == torch.int8:
-            check(field, matrix.size(0), dtype=torch.float32)
+    for matrix in BLOCK_MATRICES:
+        field = f"{matrix}_scale"
+        if block[matrix].dtype == torch.int8:
+            check(field, block[matrix].size(0), dtype=torch.float32)
             continue
         expected = "an empty tensor for a weight that is not int8"
-        expect(scale.numel() == 0, op, name(field), expected, describe(scale))
+        expect(block[field].numel() == 0, op, name(field), expected, describe(block[field]))
     return sizes
 
 
@@ -126,12 +132,13 @@ def _check(
     cu_rows: torch.Tensor,
     start: torch.Tensor,
     active: torch.Tensor | None,
+    placement: str,
     last_norm: torch.Tensor | None,
 ) -> None:
     op, rows = "transformer_blocks", (cos_sin, page_table, cu_rows, start)
     expect_tensor(op, "hidden", hidden, (None, None), FLOATS)
     width = hidden.size(1)
-    check_blocks(op, hidden, width, weights, key_caches, value_caches, rows, active)
+    check_blocks(op, hidden, width, weights, key_caches, value_caches, rows, active, placement)
     if last_norm is not None:
         expect_tensor(op, "last_norm", last_norm, (width,), hidden.dtype, like=hidden)
 
@@ -164,16 +171,25 @@ def transformer_blocks(
     *,
     eps: float = 1e-6,
     scale: float | None = None,
+    placement: str = "sandwich",
     interleaved: bool = True,
     last_norm: torch.Tensor | None = None,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Rows through transformer blocks with Huginn's sandwich norms.
+    """Rows through transformer blocks: attention, then a gated MLP, with norms around them.
 
-    For every block ``x = norm_2(attention(norm_1(x)) + x)``, then with a gated MLP
-    ``x = norm_4(mlp(norm_3(x)) + x)``; after the last, ``x = last_norm(x)`` if that is given. The
-    attention is :func:`recurrent_attention`, with its cache and its inactive rows; those go through
-    the rest of the block like any other, with an attention of zero.
+    ==========  =========================================================================
+    placement   a block
+    ==========  =========================================================================
+    sandwich    ``x = norm_2(attention(norm_1(x)) + x)``, ``x = norm_4(mlp(norm_3(x)) + x)``
+    pre         ``x = x + attention(norm_1(x))``, ``x = x + mlp(norm_3(x))``
+    post        ``x = x + norm_2(attention(x))``, ``x = x + norm_4(mlp(x))``
+    ==========  =========================================================================
+
+    The sums are those of :func:`residual_norm` in the styles huginn, llama and olmo. After the last
+    block ``x = last_norm(x)`` if that is given. The attention is :func:`recurrent_attention`, with
+    its cache and its inactive rows; those go through the rest of the block like any other, with an
+    attention of zero.
 
     One native call serves a whole stack on the CPU, with the bits of the calls op by op: for few
     rows of a small model, most of the time is in getting to the kernels. Its linear layers are
@@ -181,9 +197,10 @@ def transformer_blocks(
 
     Args:
         hidden: ``[N, D]`` (fp32, bf16, fp16; fp64: eager only).
-        weights: 13 tensors per block in the order of ``BLOCK_TENSORS``: ``norm_1``, ``norm_2``,
-            ``norm_3``, ``norm_4`` ``[D]``; ``wqkv [(H + 2 HK) d, D]``; ``qk_bias [H + HK, d]`` or
-            empty (``[0]``) for none; ``attn_proj [D, H d]``; ``mlp_fc [2 F, D]`` (gate | up);
+        weights: 13 tensors per block, 11 where it has two norms, in the order of
+            ``BLOCK_TENSORS[placement]``: those of ``norm_1`` to ``norm_4`` ``[D]`` that the table
+            names; ``wqkv [(H + 2 HK) d, D]``; ``qk_bias [H + HK, d]`` or empty (``[0]``) for
+            none; ``attn_proj [D, H d]``; ``mlp_fc [2 F, D]`` (gate | up);
             ``mlp_proj [D, F]``; then a scale for each of the four matrices, as of
             :func:`row_linear`: fp32, as long as the matrix has rows, where that is int8, else
             empty. All blocks have the same sizes.
@@ -191,6 +208,7 @@ def transformer_blocks(
         cos_sin, page_table, cu_rows, start, active: as for :func:`recurrent_attention`.
         eps: of the norms.
         scale: softmax scale; default ``1 / sqrt(d)``.
+        placement: where the norms are: ``sandwich``, ``pre`` or ``post``.
         interleaved: rotate pairs ``(2i, 2i+1)``, else ``(i, i + d/2)``.
         last_norm: ``[D]`` or None.
         backend: force ``native``, ``triton`` or ``eager``.
@@ -199,8 +217,8 @@ def transformer_blocks(
         ``[N, D]``, dtype of ``hidden``. The ``out`` overload may write to ``hidden`` itself.
 
     Raises:
-        ArgumentError: counts, shapes, dtypes or devices do not fit, or an int8 weight lacks its
-            scale or another weight has one.
+        ArgumentError: counts, shapes, dtypes or devices do not fit, the placement is unknown, or
+            an int8 weight lacks its scale or another weight has one.
         BackendError: the forced provider cannot serve; says why.
     """
     if scale is None:
@@ -215,6 +233,7 @@ def transformer_blocks(
         *rows,
         eps,
         scale,
+        placement,
         interleaved,
         last_norm,
     )

@@ -56,6 +56,7 @@ class Bound:
         iterations: int,
         eps: float,
         scale: float,
+        placement: str,
         interleaved: bool,
     ) -> None: ...
     def exit_update(
@@ -159,6 +160,7 @@ class Bound:
         active: torch.Tensor | None,
         eps: float,
         scale: float,
+        placement: str,
         interleaved: bool,
         last_norm: torch.Tensor | None,
         *,

@@ -17,7 +17,7 @@ import torch
 
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
-from rdkernels.models.blocks import DecodeScratch, Rows
+from rdkernels.models.blocks import DecodeScratch, RowLayout
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.runtime.buffers import (
     NextRows,
@@ -62,8 +62,8 @@ class OuterStepProgram:
         self._ops = model.inference_ops
         # Tables, bounds and starts stay where they are: so do the rows' layouts.
         at = (self.sequences.cu_rows, self.sequences.start, None)
-        self._outer = Rows(cache.page_table(), *at)
-        self._core = Rows(cache.core_page_table(0), *at) if cache.slots == 1 else None
+        self._outer = RowLayout(cache.page_table(), *at)
+        self._core = RowLayout(cache.core_page_table(0), *at) if cache.slots == 1 else None
 
     def rows(self, num_rows: int) -> int:
         """Rows that a step of ``num_rows`` real ones computes: no others."""
@@ -147,7 +147,7 @@ class OuterStepProgram:
             source = rows.source_row.long().clamp_(min=0)
             self.memory = {name: kept[source] for name, kept in self.memory.items()}
 
-    def _embed(self, rows: RowTensors, outer: Rows) -> None:
+    def _embed(self, rows: RowTensors, outer: RowLayout) -> None:
         self.model.embed(rows.token, outer, self.cache, out=rows.embed)
 
     def _inject(self, rows: RowTensors) -> None:
@@ -220,7 +220,7 @@ class OuterStepProgram:
 
     def core_rows(
         self, wavefront: Wavefront, depth: torch.Tensor, active: torch.Tensor | None
-    ) -> Rows:
+    ) -> RowLayout:
         """Rows on the page tables of the slots that their next iteration works on."""
         if self._core is not None:
             return self._core if active is None else self._core._replace(active=active)
@@ -228,10 +228,10 @@ class OuterStepProgram:
         if self.policy.rows_stand_alone:
             tables = self.cache.core_page_tables()[wavefront.row_sequence, slot]
             bounds = torch.arange(len(slot) + 1, dtype=torch.int32, device=slot.device)
-            return Rows(tables, bounds, wavefront.row_position.int(), active)
+            return RowLayout(tables, bounds, wavefront.row_position.int(), active)
         return _rows_by_slot(replace(wavefront, active=active), slot, self.cache.core_page_tables())
 
-    def _decode(self, rows: RowTensors, outer: Rows, wavefront: Wavefront) -> None:
+    def _decode(self, rows: RowTensors, outer: RowLayout, wavefront: Wavefront) -> None:
         """Coda, head and a token per row."""
         self.decoded = True
         scratch = DecodeScratch(rows.decoded, rows.head)
@@ -357,7 +357,7 @@ class OuterStepProgram:
         report[2 * batch + 1 :].copy_(sampled)
 
 
-def _rows_by_slot(wavefront: Wavefront, slot: torch.Tensor, tables: torch.Tensor) -> Rows:
+def _rows_by_slot(wavefront: Wavefront, slot: torch.Tensor, tables: torch.Tensor) -> RowLayout:
     """Rows as sequences of their own, each on the page table of its slot.
 
     Rows of one sequence at one depth stay together: they attend to each other's new K/V.
@@ -369,7 +369,7 @@ def _rows_by_slot(wavefront: Wavefront, slot: torch.Tensor, tables: torch.Tensor
     first_rows = sequence[first], slot[first]
     start = wavefront.row_position[first]
     masks = _launches(*first_rows, bounds, wavefront)
-    return Rows(tables[first_rows], bounds.int(), start.int(), *masks)
+    return RowLayout(tables[first_rows], bounds.int(), start.int(), *masks)
 
 
 def _launches(

@@ -10,7 +10,7 @@ import torch
 from cases.blocks import LAYOUTS, make_block_case
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
-from rdkernels.models.quantized import values_and_scale
+from rdkernels.models.weights import values_and_scale
 from rdkernels.ops import OPS, core_iterations, row_linear
 from tests.support.checking import (
     FLOAT_DTYPES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cases.blocks import EPS, LAYOUTS, MATRICES, BlockCase, make_block_case
 from rdkernels.backends import native
 from rdkernels.errors import ArgumentError
-from rdkernels.ops import BLOCK_TENSORS, OPS, transformer_blocks
+from rdkernels.ops import BLOCK_TENSORS, OPS, PLACEMENTS, transformer_blocks
 from tests.support.checking import (
     FLOAT_DTYPES,
     NAN,
@@ -38,6 +39,7 @@ def run(case, provider, last_norm=True):
     used = case.fresh()
     arguments = used.block_arguments()
     options = {"eps": EPS, "scale": used.scale, "interleaved": used.interleaved}
+    options["placement"] = used.placement
     norm = used.last_norm if last_norm else None
     out = transformer_blocks(*arguments[:9], **options, last_norm=norm, backend=provider)
     return out, used
@@ -117,6 +119,49 @@ def test_native_has_these_bits_where_a_matrix_is_int8(field, dtype, seed):
     check_bits(mixed_case(field, dtype))
 
 
+STYLES = pytest.mark.parametrize(
+    ("placement", "interleaved", "bias"),
+    list(itertools.product(PLACEMENTS, [True, False], [True, False])),
+)
+
+
+@needs_native
+@STYLES
+@dtypes
+def test_native_has_the_bits_of_every_style(placement, interleaved, bias, dtype, seed):
+    """Of the ops one by one; and in the right order, whether or not there is a last norm."""
+    style = {"placement": placement, "interleaved": interleaved, "bias": bias}
+    case = build("inactive and padding", dtype=dtype, **style)
+    for last_norm in (True, False):
+        out, used = run(case, "native", last_norm)
+        again = case.fresh()
+        assert_same_bits(out, again.op_by_op(case.hidden, last_norm))
+        for got, want in zip(used.caches, again.caches, strict=True):
+            assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_order_of_tensors(placement, provider, device, seed):
+    """Both sides of the binding call each tensor of a block by the same name."""
+    arguments = arguments_of(build("batch", placement=placement).to(device))
+    weights = list(arguments["weights"])
+    for field in BLOCK_TENSORS[placement]:
+        index = at(field, 1, placement)
+        arguments["weights"] = replaced(weights, index, torch.ones(3, 5, 7).to(device))
+        where = rf"^{OP}: weights\[{index}\] \({field} of block 1\): expected "
+        with pytest.raises(ArgumentError, match=where):
+            transformer_blocks(**arguments, placement=placement, backend=provider)
+
+
+def test_unknown_placements(provider, device, seed):
+    arguments = arguments_of(build("batch").to(device))
+    with pytest.raises(ArgumentError, match=rf"^{OP}: placement: expected one of .*got 'huginn'"):
+        transformer_blocks(**arguments, placement="huginn", backend=provider)
+    message = "11 tensors for each of at least one block, got 26 tensors"
+    with pytest.raises(ArgumentError, match=rf"^{OP}: weights: expected {message}"):
+        transformer_blocks(**arguments, placement="pre", backend=provider)
+
+
 def test_cells_of_other_rows_are_not_touched(provider, device, dtype, seed):
     """Cells that nobody may read keep their NaN; history and cells of inactive rows their K/V."""
     case = build("inactive and padding", dtype=dtype).to(device)
@@ -175,8 +220,9 @@ def test_out_between_other_columns(last_norm, dtype, seed):
 
 
 @needs_native
-def test_out_may_be_the_input(seed):
-    case = build("batch")
+@pytest.mark.parametrize("layout", ["batch", "pre", "post"])
+def test_out_may_be_the_input(layout, seed):
+    case = build(layout)
     want, _ = run(case, "native")
     native.function(OP)(*case.fresh().block_arguments(), out=(case.hidden,))
     assert_same_bits(case.hidden, want)
@@ -215,11 +261,16 @@ def test_gradients(seed):
 def arguments_of(case):
     names = [a.name for a in OPS[OP].default._schema.arguments]
     named = dict(zip(names, case.block_arguments(), strict=True))
-    return {name: named[name] for name in names if name not in ("eps", "scale", "interleaved")}
+    return {
+        name: named[name]
+        for name in names
+        if name not in ("eps", "scale", "placement", "interleaved")
+    }
 
 
-def at(field, block=1):
-    return block * len(BLOCK_TENSORS) + BLOCK_TENSORS.index(field)
+def at(field, block=1, placement="sandwich"):
+    names = BLOCK_TENSORS[placement]
+    return block * len(names) + names.index(field)
 
 
 # Case "batch": 15 rows, D = 48, H = 4, HK = 2, d = 8, F = 40, two blocks.

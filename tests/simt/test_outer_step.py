@@ -14,11 +14,10 @@ import torch
 import rdkernels as rdk
 from rdkernels import ops
 from rdkernels.cache import SharedKVCache
-from rdkernels.models.blocks import Block
 from rdkernels.models.demo import load_problems
 from rdkernels.models.prefill import prefill_states
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.models.weights import Weights
+from rdkernels.models.weights import Block, Weights
 from rdkernels.wavefront import Wavefront
 from tests.support.checking import assert_close_to_reference
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.nn.functional import silu
 
 from rdkernels import ops
 from rdkernels.backends import philox
-from rdkernels.models.blocks import Block
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
+from rdkernels.models.weights import Block
 from rdkernels.samplers import FixedDepth, LastConverged, Sampling, TokenStable
 from rdkernels.samplers.schedule import Phase, WavefrontPolicy
 from tests.support.reference_criteria import measure
@@ -26,12 +27,18 @@ def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
-def rotate(x: torch.Tensor, position: int, base: float) -> torch.Tensor:
-    """Interleaved rotary embedding of ``x [heads, d]``: pairs as complex numbers."""
+def rotate(x: torch.Tensor, position: int, base: float, rotation: str) -> torch.Tensor:
+    """Rotary embedding of ``x [heads, d]``: pairs as complex numbers."""
+    if rotation == "half":  # channel i belongs to i + d/2
+        return (
+            rotate(x.unflatten(-1, (2, -1)).mT.flatten(-2), position, base, "")
+            .unflatten(-1, (-1, 2))
+            .mT.flatten(-2)
+        )
     pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
     exponent = torch.arange(0, x.shape[-1], 2, dtype=torch.float32) / x.shape[-1]
     angle = position * (1.0 / base**exponent)
-    turned = pairs * torch.polar(torch.ones_like(angle), angle).to(pairs.dtype)
+    turned = pairs * torch.complex(angle.cos(), angle.sin()).to(pairs.dtype)
     return torch.view_as_real(turned).flatten(-2)
 
 
@@ -54,8 +61,9 @@ class DenseModel:
             )
             if block.qk_bias is not None:
                 q, k = q + block.qk_bias[: c.num_heads], k + block.qk_bias[c.num_heads :]
-            rows.append(rotate(q, position, c.rope_base))
-            self.cache[layer, slot, position] = (rotate(k, position, c.rope_base), v)
+            rotation = (position, c.rope_base, c.block.rotation)
+            rows.append(rotate(q, *rotation))
+            self.cache[layer, slot, position] = (rotate(k, *rotation), v)
         out = []
         for q, slot, position in zip(rows, slots, positions, strict=True):
             cells = [self.cache[layer, slot, p] for p in range(position + 1)]
@@ -71,12 +79,25 @@ class DenseModel:
     def blocks(
         self, part: str, x: torch.Tensor, slots: list[int], positions: list[int]
     ) -> torch.Tensor:
-        eps = self.config.norm_eps
+        eps, placement = self.config.norm_eps, self.config.block.placement
+
+        def mlp(b: Block, x: torch.Tensor) -> torch.Tensor:
+            gate, up = (x @ b.mlp_fc.T).chunk(2, dim=-1)
+            return (silu(gate) * up) @ b.mlp_proj.T
+
         for i, b in enumerate(getattr(self.weights, part)):
-            mixed = self.attention(b, rms(x, b.norm_1, eps), f"{part}{i}", slots, positions)
-            x = rms(mixed + x, b.norm_2, eps)
-            gate, up = (rms(x, b.norm_3, eps) @ b.mlp_fc.T).chunk(2, dim=-1)
-            x = rms((silu(gate) * up) @ b.mlp_proj.T + x, b.norm_4, eps)
+            attend = partial(
+                self.attention, b, layer=f"{part}{i}", slots=slots, positions=positions
+            )
+            if placement == "sandwich":
+                x = rms(attend(rms(x, b.norm_1, eps)) + x, b.norm_2, eps)
+                x = rms(mlp(b, rms(x, b.norm_3, eps)) + x, b.norm_4, eps)
+            elif placement == "pre":
+                x = x + attend(rms(x, b.norm_1, eps))
+                x = x + mlp(b, rms(x, b.norm_3, eps))
+            else:
+                x = x + rms(attend(x), b.norm_2, eps)
+                x = x + rms(mlp(b, x), b.norm_4, eps)
         return x
 
     def embed(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
@@ -91,7 +112,8 @@ class DenseModel:
 
     def decode(self, state: torch.Tensor, positions: list[int]) -> torch.Tensor:
         norm, eps = self.weights.final_norm, self.config.norm_eps
-        x = self.blocks("coda", rms(state, norm, eps), [0] * len(positions), positions)
+        before = rms(state, norm, eps) if self.config.loop.norm_before_coda else state
+        x = self.blocks("coda", before, [0] * len(positions), positions)
         return (rms(x, norm, eps) @ self.weights.head.T).float()
 
 

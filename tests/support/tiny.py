@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rdkernels.models.blocks import Block
-from rdkernels.models.checkpoint import expected_shapes
-from rdkernels.models.config import ModelConfig
+from rdkernels.models.config import BlockStyle, ModelConfig
+from rdkernels.models.families import config_to_dict, family_named
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
-from rdkernels.models.weights import Weights
+from rdkernels.models.tensor_files import expected_shapes
+from rdkernels.models.weights import Block, Weights, block_shapes
 
 CONFIG = ModelConfig(
     hidden_size=32,
@@ -29,7 +29,12 @@ CONFIG = ModelConfig(
     mean_recurrence=8,
 )
 GROUPED = replace(
-    CONFIG, num_heads=4, num_kv_heads=2, head_dim=8, qk_bias=False, tie_embeddings=False
+    CONFIG,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    block=BlockStyle(qk_bias=False),
+    tie_embeddings=False,
 )
 
 
@@ -42,6 +47,7 @@ def random_tensors(
     sooner than others, as they do in trained models.
     """
     generator = torch.Generator().manual_seed(seed)
+    names = family_named(config.family).tensor_names(config)
     tensors = {}
     for name, shape in expected_shapes(config).items():
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -51,11 +57,11 @@ def random_tensors(
             value = 0.3 * noise
         else:
             value = noise * shape[-1] ** -0.5
-        if name.endswith("adapter.weight"):
+        if name == names.adapter:
             value[:, : config.hidden_size] *= 0.4
         tensors[name] = value.to(dtype)
     if config.tie_embeddings:
-        del tensors["lm_head.weight"]
+        del tensors[names.head]
     return tensors
 
 
@@ -68,29 +74,24 @@ def tiny_model(
     """A model of :func:`random_tensors`, built without files."""
     tensors = random_tensors(config, seed, dtype)
 
-    def block(prefix: str) -> Block:
-        bias = tensors.get(prefix + "attn.qk_bias")
-        return Block(
-            **{f"norm_{i}": tensors[f"{prefix}norm_{i}.weight"] for i in range(1, 5)},
-            wqkv=tensors[prefix + "attn.Wqkv.weight"],
-            qk_bias=None if bias is None else bias.reshape(-1, config.head_dim),
-            attn_proj=tensors[prefix + "attn.proj.weight"],
-            mlp_fc=tensors[prefix + "mlp.fc.weight"],
-            mlp_proj=tensors[prefix + "mlp.proj.weight"],
-        )
+    names, shapes = family_named(config.family).tensor_names(config), block_shapes(config)
 
-    def part(prefix: str, count: int) -> tuple[Block, ...]:
-        return tuple(block(f"transformer.{prefix}.{i}.") for i in range(count))
+    def block(part: str, i: int) -> Block:
+        stored = {field: tensors[names.of_block(part, i, field)] for field in shapes}
+        return Block(**{field: stored[field].reshape(shape) for field, shape in shapes.items()})
 
-    embedding = tensors["transformer.wte.weight"]
+    def part(name: str, count: int) -> tuple[Block, ...]:
+        return tuple(block(name, i) for i in range(count))
+
+    embedding = tensors[names.embedding]
     weights = Weights(
         embedding=embedding,
         prelude=part("prelude", config.prelude_layers),
-        adapter=tensors["transformer.adapter.weight"],
-        core=part("core_block", config.core_layers),
+        adapter=tensors[names.adapter],
+        core=part("core", config.core_layers),
         coda=part("coda", config.coda_layers),
-        final_norm=tensors["transformer.ln_f.weight"],
-        head=tensors.get("lm_head.weight", embedding),
+        final_norm=tensors[names.final_norm],
+        head=tensors.get(names.head, embedding),
     )
     return RecurrentDepthModel(config, weights, backend=backend)
 
@@ -104,7 +105,7 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint; ``config_keys`` overrides keys of config.json (None removes a key)."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = config.to_dict() | config_keys
+    data = config_to_dict(config) | config_keys
     data = {key: value for key, value in data.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(data))
     save_file(

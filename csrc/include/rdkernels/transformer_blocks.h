@@ -1,8 +1,15 @@
-// transformer_blocks: rows through a stack of transformer blocks with Huginn's sandwich norms.
+// transformer_blocks: rows through a stack of transformer blocks, with norms where their placement
+// puts them.
 //
-//   x = scaled(attention(scaled(x, norm_1)) + x, norm_2)
-//   x = scaled(mlp(scaled(x, norm_3)) + x, norm_4)          for every block, and
-//   x = scaled(x, last_norm)                                if there is a last_norm
+//   sandwich   x = scaled(attention(scaled(x, norm_1)) + x, norm_2)
+//              x = scaled(mlp(scaled(x, norm_3)) + x, norm_4)
+//   pre        x = x + attention(scaled(x, norm_1))
+//              x = x + mlp(scaled(x, norm_3))
+//   post       x = x + scaled(attention(x), norm_2)
+//              x = x + scaled(mlp(x), norm_4)
+//
+// for every block, and x = scaled(x, last_norm) if there is a last_norm. The roundings are those of
+// rms_norm and of residual_norm in its styles huginn, llama and olmo.
 //
 // It is the launches of rms_norm, row_linear, recurrent_attention, residual_norm and swiglu one
 // after another, and gives their results to the bit. What it saves is the way to each of them: for
@@ -14,6 +21,12 @@
 #include "rdkernels/api.h"
 #include "rdkernels/recurrent_attention.h"
 
+enum RdkNormPlacement : int {
+  kRdkSandwich = 0,
+  kRdkPre = 1,
+  kRdkPost = 2,
+};
+
 // A linear layer's weight, as row_linear takes it.
 struct BlockLinear {
   const void* weight;  // [width, depth]: of the rows' element type, or int8 where there is a scale
@@ -22,10 +35,10 @@ struct BlockLinear {
 
 // Everything is contiguous but the pages of the caches, which may lie apart.
 struct TransformerBlock {
-  const void* norm_1;     // [D]
-  const void* norm_2;     // [D]
-  const void* norm_3;     // [D]
-  const void* norm_4;     // [D]
+  const void* norm_1;     // [D], in front of the attention; null with kRdkPost
+  const void* norm_2;     // [D], behind it; null with kRdkPre
+  const void* norm_3;     // [D], in front of the MLP; null with kRdkPost
+  const void* norm_4;     // [D], behind it; null with kRdkPre
   BlockLinear wqkv;       // [(H + 2 * HK) * d, D]
   const void* qk_bias;    // [H + HK, d], or null
   BlockLinear attn_proj;  // [D, H * d]
@@ -52,6 +65,7 @@ struct TransformerBlocksParams {
   // Layout and sizes of every block's attention; its qkv, qk_bias, caches and out are not read.
   RecurrentAttentionParams attention;
   float eps;
+  int placement;  // RdkNormPlacement
 };
 
 extern "C" int rdk_transformer_blocks_cpu(const TransformerBlocksParams* params, int dtype,
