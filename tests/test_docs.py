@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from rdkernels.cli import main
 from rdkernels.ops import OPS
 from tests.support.op_samples import SAMPLES, call_public
 from tools.docstring_roles import as_markdown
@@ -187,20 +185,22 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
-def test_readme_code_runs():
-    """All Python blocks of the README, in order, in one process, as a reader would paste them."""
-    code = "\n".join(BLOCK.findall((ROOT / "README.md").read_text()))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    answer, *_ = done.stdout.splitlines()
-    assert answer.split()[:2] == ["6", "5"]  # 14, twice that, and 37 more
+def run_python_of(file: Path) -> None:
+    """All Python blocks of a page, in order, as a reader would paste them one after the other."""
+    exec(compile("\n".join(BLOCK.findall(file.read_text())), str(file), "exec"), {})
+
+
+def test_readme_code_runs(capsys):
+    run_python_of(ROOT / "README.md")
+    *_, tens, units, end, iterations = capsys.readouterr().out.split()
+    assert (tens, units, end) == ("6", "5", "<eos>")  # 14, twice that, and 37 more
+    assert float(iterations) < 5
+
+
+@pytest.mark.parametrize("page", ["samplers", "tuning", "api/engine"])
+def test_code_of_a_page_runs(page, capsys):
+    run_python_of(DOCS / f"{page}.md")
+    assert capsys.readouterr().out
 
 
 def readme_commands() -> list[list[str]]:
@@ -210,24 +210,21 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith("rdkernels ")]
 
 
-def test_readme_commands_run():
-    """With the demo model where the README says Huginn, whose weights are not here."""
+def test_readme_commands_run(capsys):
+    """With the demo model and its words where the README has Huginn, whose weights are not here."""
     commands = readme_commands()
-    assert commands
+    assert len(commands) == 2
+    prompt = next(word for command in commands for word in command if word.startswith("<bos>"))
     for command in commands:
-        arguments = ["demo" if "huginn" in word else word for word in command[1:]]
-        done = subprocess.run(
-            [sys.executable, "-m", "rdkernels", *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, (command, done.stderr)
+        demo = {"huginn-0125": "demo", command[command.index("--prompt") + 1]: prompt}
+        with pytest.raises(SystemExit) as ended:
+            main([demo.get(word, word) for word in command[1:]])
+        captured = capsys.readouterr()
+        assert ended.value.code == 0, captured.err
+        assert "Eve = 1 4 * 2 = 2 8" in captured.out
 
 
-def test_readme_targets_of_make_exist():
+def test_targets_of_make_exist():
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", makefile, re.M).group(1).split()
     rules = re.findall(r"^([a-z-]+):", makefile, re.M)
