@@ -267,7 +267,9 @@ def test_pinned_versions_agree():
 
 def test_citation_matches_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    version = re.search(r'"(.+)"', (ROOT / "rdkernels" / "_version.py").read_text()).group(1)
+    version = re.search(
+        r'__version__ = "(.+)"', (ROOT / "rdkernels" / "_version.py").read_text()
+    ).group(1)
     assert citation["version"] == version
     assert citation["license"] == "Apache-2.0"
     assert citation["repository-code"] in (ROOT / "pyproject.toml").read_text()
