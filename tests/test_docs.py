@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ import yaml
 from rdkernels.cli import main
 from rdkernels.ops import OPS
 from tests.support.op_samples import SAMPLES, call_public
-from tools.docstring_roles import as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -123,7 +124,10 @@ def test_pages_refer_to_the_public_function():
         assert f"\n::: rdkernels.ops.{op}.{op}\n" in page.read_text()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="griffe needs Python 3.11")
 def test_docstrings_become_markdown():
+    from tools.docstring_roles import as_markdown
+
     text = "See :func:`~rdkernels.generate`.\n\n==  ==\na   b\n==  ==\n1   2\n==  ==\n\nEnd."
     table = "```text\n==  ==\na   b\n==  ==\n1   2\n==  ==\n```"
     assert as_markdown(text) == f"See `rdkernels.generate`.\n\n{table}\n\nEnd."
@@ -179,6 +183,18 @@ def test_modules_named_exist(file):
     for module in modules_named(file):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+@pytest.mark.parametrize("name", ["README", "CONTRIBUTING", "findings/README"])
+def test_links_outside_the_site_lead_somewhere(name):
+    """mkdocs checks the links of its own pages."""
+    file = ROOT / f"{name}.md"
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", file.read_text()):
+        path, _, anchor = target.partition("#")
+        assert (file.parent / path).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (file.parent / path).read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
 
 
 def test_readme_is_short():
@@ -273,3 +289,18 @@ def test_citation_matches_the_project():
     assert citation["version"] == version
     assert citation["license"] == "Apache-2.0"
     assert citation["repository-code"] in (ROOT / "pyproject.toml").read_text()
+
+
+# Findings
+
+
+def test_findings_are_listed_and_run_without_this_package():
+    scripts = sorted((ROOT / "findings").glob("*.sh"))
+    listed = re.findall(r"\]\((\w+\.sh)\)", (ROOT / "findings" / "README.md").read_text())
+    assert sorted(listed) == [script.name for script in scripts]
+    for script in scripts:
+        text = script.read_text()
+        assert "rdkernels" not in text
+        assert "mktemp -d" in text and "==" in text, "a temporary folder, pinned packages"
+        assert re.search(r"20\d\d-\d\d-\d\d", text), "the date on which the output was seen"
+        assert subprocess.run(["bash", "-n", script]).returncode == 0
