@@ -25,7 +25,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # The blocks of these call those of other pages: they are read last, and compared in fp32 only,
 # because 16-bit roundings compound.
 COMPOSED = ("transformer_blocks", "core_iterations")
-CASES = [
+OPS_AND_DTYPES = [
     (op, dtype)
     for op in sorted(PAGES)
     for dtype in (torch.float32, torch.bfloat16)
@@ -104,7 +104,7 @@ def test_every_op_has_a_page():
     assert PAGES.keys() == OPS.keys() == MISTAKES.keys()
 
 
-@pytest.mark.parametrize(("op", "dtype"), CASES, ids=str)
+@pytest.mark.parametrize(("op", "dtype"), OPS_AND_DTYPES, ids=str)
 def test_equivalent(op, dtype, seed):
     compare(op, equivalents()[op], dtype)
 
