@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = {page.stem: page for page in (DOCS / "api" / "ops").glob("*.md") if page.stem != "index"}
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# The blocks of these call those of other pages: they are read last, and compared in fp32 only,
-# because 16-bit roundings compound.
+# The blocks of these call those of other pages: they are read last, and compared in fp32 only and
+# with more room, because the roundings of several layers compound. A mistake is of the order of 1.
 COMPOSED = ("transformer_blocks", "core_iterations")
 OPS_AND_DTYPES = [
     (op, dtype)
@@ -93,8 +93,9 @@ def compare(op: str, function: Any, dtype: torch.dtype, rows: int = 23) -> None:
     for arguments in calls(op, rows, dtype):
         mine, eager = copied(arguments), copied(arguments)
         got, want = function(*mine), OPS[op].eager(*eager)
-        torch.testing.assert_close(tensors(got), tensors(want), equal_nan=True)
-        torch.testing.assert_close(tensors(mine), tensors(eager), equal_nan=True)
+        room = {"rtol": 1e-4, "atol": 1e-4} if op in COMPOSED else {}
+        torch.testing.assert_close(tensors(got), tensors(want), equal_nan=True, **room)
+        torch.testing.assert_close(tensors(mine), tensors(eager), equal_nan=True, **room)
 
 
 # The pages of the ops
