@@ -23,8 +23,9 @@ demo: $(INSTALLED)  ## the shipped demo model answers held-out problems
 test: $(INSTALLED) lint  ## lint, and all tests but those marked slow
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(INSTALLED) lint  ## the slow ones too: sanitizer builds, wheels, all mutants
+test-all: $(INSTALLED) lint  ## the slow ones too: sanitizer builds, wheels, all mutants, repetitions
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m tests.repeat
 
 lint: $(INSTALLED)  ## style, types, the floors that imports may cross, and the site
 	$(BIN)/ruff check .
