@@ -33,7 +33,7 @@ OPS_AND_DTYPES = [
 ]
 # A mistake for each page: text of its block, and what takes its place.
 MISTAKES = {
-    "advance_wavefront": ("range(max(front + 1, given), front + fresh)", "range(0)"),
+    "advance_wavefront": ("int(sequence_ids[b])", "b"),
     "carry_rows": ("state[-1 - source]", "state[source]"),
     "core_iterations": ("torch.where(live.unsqueeze(1), hidden, state)", "hidden"),
     "exit_update": ("active * iterations", "iterations"),
