@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from cases import CASES, Shape
 
+from cases import CASES, Shape
 from rdkernels.cli import main
 from rdkernels.ops import OPS
 

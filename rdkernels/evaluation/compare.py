@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from rdkernels.errors import RdkernelsError
+from rdkernels.evaluation.contender import Contender
 from rdkernels.evaluation.observer import Observer
 from rdkernels.generate import GenerationOutput, generate
 from rdkernels.models.demo import STOP_WORD, Problem
@@ -27,7 +28,6 @@ from rdkernels.samplers import (
     Autoregressive,
     DiffusionForcing,
     LosslessWavefront,
-    Sampler,
     SelfSpeculative,
 )
 
@@ -37,22 +37,6 @@ _Seen = TypeVar("_Seen")
 
 # Tokens allowed past the longest answer: room to see that a sampler does not stop where it should.
 _SPARE_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One sampler in a comparison and how it is named in tables and JSON."""
-
-    name: str
-    sampler: Sampler
-
-    @property
-    def label(self) -> str:
-        """Short and unique within a sweep: ``autoregressive r=32``, ``diffusion forcing r'=4``."""
-        name = self.name.replace("-", " ")
-        if isinstance(self.sampler, DiffusionForcing):
-            return f"{name} r'={self.sampler.inner_recurrence}"
-        return f"{name} r={self.sampler.num_steps}"
 
 
 @dataclass(frozen=True)

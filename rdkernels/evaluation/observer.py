@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from rdkernels.engine import Update
-    from rdkernels.evaluation.compare import Contender
+    from rdkernels.evaluation.contender import Contender
     from rdkernels.generate import GenerationOutput
     from rdkernels.models.demo import Problem
     from rdkernels.runtime import OuterStep

@@ -106,10 +106,11 @@ class BlockStack:
         # What the ops of whole blocks take besides weights and rows.
         self.options = (eps, scale, style.placement, self.interleaved)
 
-    def arguments(self, caches: list[LayerCache], rows: RowLayout) -> tuple:
+    def arguments(self, caches: list[LayerCache], rows: RowLayout) -> BlockArguments:
         """What the ops of whole blocks take, from ``weights`` to ``active``."""
         keys, values = [cache.key for cache in caches], [cache.value for cache in caches]
-        return (self.weights, keys, values, self.cos_sin, *rows[:4])
+        layout = (rows.page_table, rows.cu_rows, rows.start, rows.active)
+        return (self.weights, keys, values, self.cos_sin, *layout)
 
     def op_by_op(
         self,
