@@ -25,6 +25,18 @@ FEW_ROWS_BF16_WIDE = 32
 WIDE = 2048  # channels
 
 Linear = Callable[..., torch.Tensor]  # of rows and a LinearWeight
+Tensors = list[torch.Tensor]
+# weights, key caches, value caches, cos_sin, page_table, cu_rows, start, active
+BlockArguments = tuple[
+    Tensors,
+    Tensors,
+    Tensors,
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor,
+    torch.Tensor | None,
+]
 
 
 class RowLayout(NamedTuple):
