@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import cubins, kernel_resources, occupancy, resources_page, sass
-from bench.kernel_resources import Measurement, Resources, regressions, vanished
 from tools.cuda_toolkit import DEFAULT_ARCHS, BuildError, CudaToolkit, find_toolkit
+from tools.kernel_audit import __main__ as audit
+from tools.kernel_audit import cubins, cuda_kernels, occupancy, page, sass, triton_kernels
+from tools.kernel_audit.cuda_kernels import GATE, Resources
+from tools.kernel_audit.gate import CannotMeasure, Measurement
 from tools.native_build import CSRC
 
-TABLE = json.loads(kernel_resources.TABLE.read_text())
+TABLE = GATE.committed()
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,13 @@ def toolkit() -> CudaToolkit:
 
 
 def test_one_architecture(toolkit, capsys):
-    status = kernel_resources.main(["--check", "--arch", "90a"])
+    status = audit.main(["--check", "--of", "cuda", "--arch", "90a"])
     assert status == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_every_architecture(toolkit, capsys):
-    status = kernel_resources.main(["--check"])
+    status = audit.main(["--check", "--of", "cuda"])
     assert status == 0, capsys.readouterr().out
 
 
@@ -86,8 +88,8 @@ def test_main_loops_do_the_products_of_one_tile(head_dim, warps_m):
 
 
 def test_page_shows_the_table():
-    assert resources_page.current_section() == resources_page.section(TABLE), (
-        "docs/kernels.md is stale: python -m bench.kernel_resources --update"
+    assert page.current_section() == page.section(TABLE), (
+        "docs/kernels.md is stale: python -m tools.kernel_audit --update"
     )
 
 
@@ -107,10 +109,9 @@ FINE = Resources(
 
 
 def problems_of(now: Resources, nvcc: str = "13.0", known: Resources = FINE) -> list[str]:
-    measured = Measurement("13.0", ("90a",), {"k": {"sm_90a": now}}, [], disassembled=True)
-    committed = Measurement(nvcc, ("90a",), {"k": {"sm_90a": known}}, [], disassembled=True)
-    table = json.loads(kernel_resources.to_json(committed))
-    return regressions(measured, table)
+    measured = Measurement("13.0", ("sm_90a",), {"k": {"sm_90a": now}})
+    committed = Measurement(nvcc, ("sm_90a",), {"k": {"sm_90a": known}})
+    return GATE.regressions(measured, json.loads(GATE.to_json(committed)))
 
 
 def test_the_same_or_better_is_fine():
@@ -141,10 +142,10 @@ def test_another_compiler_is_held_to_spills_alone():
 
 
 def test_new_and_vanished_kernels_are_reported():
-    measured = Measurement("13.0", ("90a",), {"new": {"sm_90a": FINE}}, [], disassembled=True)
+    measured = Measurement("13.0", ("sm_90a",), {"new": {"sm_90a": FINE}})
     table = {"nvcc": "13.0", "kernels": {"old": {"sm_90a": {}, "sm_80": {}}}}
-    assert any("new: not in" in line for line in regressions(measured, table))
-    assert [line.split(":")[0] for line in vanished(measured, table)] == ["sm_90a old"]
+    assert any("new: not in" in line for line in GATE.regressions(measured, table))
+    assert [line.split(":")[0] for line in GATE.vanished(measured, table)] == ["sm_90a old"]
 
 
 SPILLING = """
@@ -171,13 +172,73 @@ def test_local_memory_is_found_in_real_code(toolkit, tmp_path):
     if (cuobjdump := sass.find_cuobjdump()) is None:
         pytest.skip("no cuobjdump (pip install triton)")
     code = next(iter(sass.disassemble(cuobjdump, unit.target).values()))
-    found, loop = kernel_resources.inspect("spilling_kernel", code)
+    found, loop = cuda_kernels.inspect("spilling_kernel", code)
     assert loop is None and {line.split()[2][:3] for line in found} == {"LDL", "STL"}
-    found, _ = kernel_resources.inspect("recurrent_attention_kernel<bf16, 96, 1>", code)
+    found, _ = cuda_kernels.inspect("recurrent_attention_kernel<bf16, 96, 1>", code)
     assert sum("in the main loop" in line for line in found) == 3
 
 
+# ---- the command ----
+
+
+def test_what_cannot_be_measured_is_said(monkeypatch, capsys):
+    """Neither passes for fine: not one that is asked for, nor one of both."""
+
+    def cannot(*arguments):
+        raise CannotMeasure("a compiler is missing")
+
+    monkeypatch.setattr(triton_kernels, "measure", cannot)
+    assert audit.main(["--check", "--of", "triton"]) == 2
+    measured = Measurement(TABLE["nvcc"], ("sm_90a",), {"k": {"sm_90a": FINE}})
+    monkeypatch.setattr(cuda_kernels, "measure", lambda archs, jobs: measured)
+    assert audit.main([]) == 2
+    out, error = capsys.readouterr()
+    assert "sm_90a" in out and error.count("triton: a compiler is missing") == 2
+
+
+def test_report_in_json(monkeypatch, capsys):
+    measured = Measurement(TABLE["nvcc"], ("sm_90a",), {"k": {"sm_90a": FINE}}, complete=False)
+    monkeypatch.setattr(cuda_kernels, "measure", lambda archs, jobs: measured)
+    assert audit.main(["--of", "cuda", "--check", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out).values()
+    assert found["kernels"]["k"]["sm_90a"]["registers"] == FINE.registers
+    (worse,) = found["worse"]
+    assert worse.startswith("sm_90a k: not in kernel_resources.json; run --update")
+
+
+def test_nothing_incomplete_becomes_the_table(monkeypatch, tmp_path, capsys):
+    table = tmp_path / "table.json"
+    monkeypatch.setattr(cuda_kernels, "GATE", replace(GATE, table=table))
+    measured = Measurement("13.0", (), notes=["no cuobjdump"])
+    monkeypatch.setattr(cuda_kernels, "measure", lambda archs, jobs: measured)
+    assert audit.main(["--of", "cuda", "--update"]) == 1 and not table.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--update", "--arch", "90a"], "--update measures everything"),
+        (["--huginn"], "--of triton"),
+        (["--arch", "75"], "expected among 80, 86"),
+        (["--of", "triton", "--arch", "86"], "for triton, got 86"),
+    ],
+    ids=str,
+)
+def test_malformed_arguments(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        audit.main(arguments)
+    assert words in capsys.readouterr().err
+
+
 # ---- its parts ----
+
+
+@pytest.mark.parametrize("folder", ["lib", "lib64"])
+def test_launches_are_linked_with_the_runtime_that_was_found(folder, tmp_path):
+    """PyPI's toolkit has ``lib``, where nvcc does not look by itself."""
+    runtime = tmp_path / folder / "libcudart_static.a"
+    toolkit = CudaToolkit(tmp_path, tmp_path / "bin" / "nvcc", runtime, "13.0", frozenset())
+    assert f"-L{runtime.parent}" in cubins.launches_program(toolkit).command()
 
 
 @pytest.mark.parametrize(
