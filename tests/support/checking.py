@@ -33,8 +33,9 @@ def assert_close_to_reference(
     u being the unit roundoff of the dtype (half of ``torch.finfo(dtype).eps``) and m the largest
     finite value of ``reference``. The second bound is what rounding alone can do. An op on rows
     computes in fp32 and rounds to its dtype at most twice on the way to an element: a norm, then
-    its product with the weight. Each rounding moves the element by at most u of its size, so a faultless result
-    is within ``2 u m`` (higher orders, and fp32 itself, are left to the 1e-5), wherever it rounds.
+    its product with the weight. Each rounding moves the element by at most u of its size, so a
+    faultless result is within ``2 u m``, wherever it rounds (higher orders, and fp32 itself, are
+    left to the 1e-5).
     Without it the rule would be a coin toss where few elements carry e: two faultless results may
     each be exact where the other is a whole ``u m`` off. It is small enough to hide nothing but
     roundings: of m itself it is the last one or two units. Attention also rounds its queries and
