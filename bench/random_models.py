@@ -98,7 +98,7 @@ def random_model(
         return Block(
             **{f"norm_{i}": norm() for i in range(1, 5)},
             wqkv=linear((heads + c.num_kv_heads) * c.head_dim, c.hidden_size),
-            qk_bias=normal(heads, c.head_dim) if c.qk_bias else None,
+            qk_bias=normal(heads, c.head_dim) if c.block.qk_bias else None,
             attn_proj=linear(c.hidden_size, c.num_heads * c.head_dim),
             mlp_fc=linear(2 * c.intermediate_size, c.hidden_size),
             mlp_proj=linear(c.hidden_size, c.intermediate_size),
