@@ -93,7 +93,7 @@ def make_case(
 ) -> AttentionCase:
     """Random rows, history and page order; what is large is made on ``device``.
 
-    ``inactive`` is the share of inactive rows; where it is not 0, one at least of several rows is
+    ``inactive`` is the share of inactive rows; between 0 and 1, one at least of several rows is
     inactive and one is active.
     """
     rows, batch = sum(lengths), len(start)
@@ -105,7 +105,7 @@ def make_case(
     active = None
     if inactive:
         active = torch.rand(rows + padding) >= inactive
-        if rows > 1:
+        if rows > 1 and inactive < 1:
             one, other = torch.randperm(rows)[:2]
             active[one], active[other] = True, False
     qkv = torch.randn(rows + padding, (heads + 2 * kv_heads) * head_dim, device=device)
