@@ -174,7 +174,8 @@ def advance_wavefront(shape: Shape) -> Iterator[OpCase]:
     settled = torch.ones(rows, dtype=torch.bool, device=shape.device)  # padding is garbage
     starts = _int32(list(shape.starts), shape)
     length = torch.full_like(starts, width)
-    rest = (length, starts + 1, torch.arange(batch, device=shape.device).int())
+    ids = 7 + 3 * torch.arange(batch, device=shape.device).int()  # not the places
+    rest = (length, starts + 1, ids)
     rest += (torch.tensor([stop], device=shape.device),)
     for b, (first, end) in enumerate(pairwise(bounds)):
         settled[first + halves[b] : end] = False

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rdkernels.backends.eager import wavefront as eager
+from rdkernels.ops import OPS
 
 from .build import run_sanitized
 from .parameters import parameters
@@ -130,7 +131,16 @@ def run(kernels, state, capacity=None, **options):
 
 def specification(state, capacity=None):
     state = fresh(state)
-    outputs = eager.advance_wavefront(**state, capacity=capacity)
+    results = eager.advance_wavefront(**state)
+    capacity = most_rows(state) if capacity is None else capacity
+    outputs = (
+        results[0].clone(),
+        results[1].new_empty(capacity),
+        results[2].clone(),
+        results[3].new_empty(capacity),
+        results[4].new_empty(capacity, 3),
+    )
+    OPS[OP].write(results, outputs)
     tables = [state[name] if state[name]._base is None else state[name]._base for name in WRITTEN]
     return (*tables, *outputs)
 
