@@ -80,7 +80,8 @@ def cannot_serve(session: Session, backend: str | None) -> str | None:
     if backend is None:
         return None
     for op in ops_of_a_step():
-        if reason := ops.reasons(op, session.device.type, session.dtype)[backend]:
+        dtype = ops.OPS[op].looked_up_by(session.dtype)
+        if reason := ops.reasons(op, session.device.type, dtype)[backend]:
             return f"{op}: {reason}"
     return None
 
