@@ -26,6 +26,11 @@ def _of(make: Make) -> Make:
     return make
 
 
+def labelled(op: str, label: str, shape: Shape) -> OpCase:
+    """The case of ``op`` with this label."""
+    return next(case for case in CASES[op](shape) if case.label == label)
+
+
 def _normal(shape: Shape, *sizes: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     return torch.randn(*sizes, device=shape.device).to(dtype or shape.dtype)
 
@@ -61,6 +66,9 @@ def residual_norm(shape: Shape) -> Iterator[OpCase]:
     for style in ("huginn", "olmo"):
         arguments = (delta, residual, post, pre, 1e-6, style)
         yield OpCase("residual_norm", style, arguments, moved, timed=style == "huginn")
+    moved -= shape.width * delta.element_size()
+    arguments = (delta, residual, None, pre, 1e-6, "llama")
+    yield OpCase("residual_norm", "llama", arguments, moved, timed=False)
     moved = 3 * shape.rows * shape.width * delta.element_size()
     arguments = (delta, residual, None, None, 1e-6, "llama")
     yield OpCase("residual_norm", "llama, no norms", arguments, moved, timed=False)

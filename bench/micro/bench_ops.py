@@ -20,7 +20,7 @@ from bench.correctness import complaint, wrong
 from bench.micro.timed import run
 from bench.op_cases import OF_ROWS, Setting, out_buffers, providers, serve
 from bench.random_models import HUGINN
-from cases import CASES, OpCase, Shape
+from cases import CASES, OpCase, Shape, labelled
 from rdkernels.ops import BACKENDS, OPS
 from rdkernels.registry.op import as_tuple
 
@@ -59,7 +59,7 @@ class Point(NamedTuple):
         shape = at.shape(self.sequences, self.rows // self.sequences)
         shape = replace(shape, matrix=self.matrix or shape.matrix)
         torch.manual_seed(1)
-        return next(case for case in CASES[self.op](shape) if case.label == self.label)
+        return labelled(self.op, self.label, shape)
 
 
 def points(full: bool) -> Iterator[Point]:
