@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bench.op_cases import OpCase, as_tuple, serve
+from bench.op_cases import serve
+from cases import OpCase
 from rdkernels.ops import OPS
+from rdkernels.registry.op import as_tuple
 
 FP32_BY_CONTRACT = ("cos_sin", "noise_weight", "scale")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,25 +10,20 @@ from typing import Any
 
 import torch
 
-import rdkernels
-from rdkernels.backends import native
+from rdkernels import diagnostics
 
 
 def environment() -> dict[str, Any]:
     """Processor, threads, versions, commit and load, now."""
-    build = native.build_info()
+    here = diagnostics.machine()
+    folder = str(Path(__file__).parent)
     return {
-        "cpu": _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "capability": build.get("cpu_capability", "no native kernels"),
-        "compiler": build.get("compiler", "none"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "rdkernels": rdkernels.__version__,
-        "commit": _output(
-            "git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"
-        )
-        or "unknown",
+        "cpu": f"{here.cores} x {here.cpu}",
+        "threads": here.threads,
+        "capability": here.instruction_set,
+        "compiler": here.compiler or "none",
+        **{name: here.versions[name] for name in ("torch", "python", "rdkernels")},
+        "commit": _output("git", "-C", folder, "describe", "--always", "--dirty") or "unknown",
         "load_average": load_average(),
     }
 
@@ -53,14 +46,6 @@ def gpu(device: torch.device) -> dict[str, Any]:
 def load_average() -> float | None:
     """Of the last minute; None where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Not every architecture names its processor; then it is the architecture's name."""
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    name = named.group(1).strip() if named else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} x {name}"
 
 
 def _output(*command: str) -> str | None:

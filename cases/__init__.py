@@ -5,6 +5,6 @@ and it imports neither.
 """
 
 from cases.shape import OpCase, Shape
-from cases.table import CASES
+from cases.table import CASES, labelled
 
-__all__ = ["CASES", "OpCase", "Shape"]
+__all__ = ["CASES", "OpCase", "Shape", "labelled"]

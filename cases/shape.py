@@ -20,6 +20,7 @@ class Shape:
         inactive: share of the rows that are not computed, where an op can leave rows out.
         dtype: that ops compute in; ``logits_dtype`` that of logits, if it is another.
         width, mlp_width, vocabulary, heads, kv_heads, head_dim: of the model.
+        matrix: outputs and inputs of ``row_linear``'s weight, if not (width - 1, 5 * width).
         page_size: cells per page of the K/V cache.
         device: where the tensors are made.
     """
@@ -33,6 +34,7 @@ class Shape:
     width: int = 8
     mlp_width: int = 12
     vocabulary: int = 11
+    matrix: tuple[int, int] | None = None
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 16
@@ -61,7 +63,7 @@ class OpCase:
         label: what tells it from the op's other cases of the same shape.
         moved: bytes that have to be read or written once each, the floor of memory traffic.
         flops: multiplications and additions of the matrix products; 0 for ops without.
-        timed: whether it is worth a benchmark: what samplers call, not what they could.
+        timed: whether it is worth a benchmark: what a sampler's options call.
     """
 
     op: str

@@ -26,6 +26,11 @@ def _of(make: Make) -> Make:
     return make
 
 
+def labelled(op: str, label: str, shape: Shape) -> OpCase:
+    """The case of ``op`` with this label."""
+    return next(case for case in CASES[op](shape) if case.label == label)
+
+
 def _normal(shape: Shape, *sizes: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     return torch.randn(*sizes, device=shape.device).to(dtype or shape.dtype)
 
@@ -61,6 +66,9 @@ def residual_norm(shape: Shape) -> Iterator[OpCase]:
     for style in ("huginn", "olmo"):
         arguments = (delta, residual, post, pre, 1e-6, style)
         yield OpCase("residual_norm", style, arguments, moved, timed=style == "huginn")
+    moved -= shape.width * delta.element_size()
+    arguments = (delta, residual, None, pre, 1e-6, "llama")
+    yield OpCase("residual_norm", "llama", arguments, moved, timed=False)
     moved = 3 * shape.rows * shape.width * delta.element_size()
     arguments = (delta, residual, None, None, 1e-6, "llama")
     yield OpCase("residual_norm", "llama, no norms", arguments, moved, timed=False)
@@ -75,11 +83,11 @@ def swiglu(shape: Shape) -> Iterator[OpCase]:
 @_of
 def row_linear(shape: Shape) -> Iterator[OpCase]:
     """Powers of two: sums in any order are exact, so that the kernel and torch's GEMM agree."""
-    rows, depth, width = shape.rows, 5 * shape.width, shape.width - 1
+    rows, (width, depth) = shape.rows, shape.matrix or (shape.width - 1, 5 * shape.width)
     x = (2.0 ** torch.randint(0, 3, (rows, depth), device=shape.device)).to(shape.dtype)
-    weight = torch.randint(0, 3, (width, depth), device=shape.device)
+    weight = torch.randint(0, 3, (width, depth), dtype=torch.int8, device=shape.device)
     outside, flops = rows * (depth + width) * x.element_size(), 2 * rows * depth * width
-    int8 = (x, weight.to(torch.int8), torch.ones(width, device=shape.device))
+    int8 = (x, weight, torch.ones(width, device=shape.device))
     yield OpCase("row_linear", "int8", int8, outside + weight.numel(), flops, timed=False)
     weight = (2.0**weight).to(shape.dtype)
     moved = outside + weight.numel() * weight.element_size()
@@ -117,11 +125,11 @@ def inject_state(shape: Shape) -> Iterator[OpCase]:
     noise, quiet = (weight, keys, 7, 0.5), (None, None, 0, 1.0)
     of_rows = shape.rows * shape.width * state.element_size()
     for label, mixed, preserving, tensors, timed in (
-        ("momentum, noise, variance preserving", (*momentum, *noise), True, 6, False),
+        ("momentum, noise, variance preserving", (*momentum, *noise), True, 6, True),
         ("momentum, noise", (*momentum, *noise), False, 6, True),
         ("momentum", (*momentum, *quiet), False, 6, True),
         ("noise", (*none, *noise), False, 5, False),
-        ("neither", (*none, *quiet), False, 5, False),
+        ("neither", (*none, *quiet), False, 5, True),
     ):
         arguments = (state, embed, *mixed, preserving)
         yield OpCase("inject_state", label, arguments, tensors * of_rows, timed=timed)
@@ -135,7 +143,7 @@ def exit_update(shape: Shape) -> Iterator[OpCase]:
     arguments = (state, previous, depth, _active(shape), 4, 0.03, "latent-diff")
     yield OpCase("exit_update", "latent-diff", arguments, moved)
     arguments = (state, previous, depth, None, 4, 0.03, "cosine")
-    yield OpCase("exit_update", "cosine", arguments, moved, timed=False)
+    yield OpCase("exit_update", "cosine", arguments, moved)
 
 
 @_of
@@ -211,7 +219,7 @@ def carry_rows(shape: Shape) -> Iterator[OpCase]:
         moved = (read + 2 * shape.rows) * shape.width * state.element_size()
         label = "continuous" if continuous else "drawn"
         arguments = (*layout, continuous)
-        yield OpCase("carry_rows", label, arguments, moved, timed=not continuous)
+        yield OpCase("carry_rows", label, arguments, moved)
 
 
 def _blocks(shape: Shape, int8: bool) -> dict:

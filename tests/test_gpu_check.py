@@ -13,19 +13,20 @@ from collections import Counter
 import pytest
 import torch
 
-from bench import correctness, gpu_check, machine
+from bench import correctness, gpu_check
 from bench.gpu import checks, graphs, model_bench, op_bench
 from bench.gpu.session import Session, gb_per_second, rates
-from bench.op_cases import OpCase, as_tuple, attention, small_cases
+from bench.op_cases import attention, providers, small_cases
 from bench.random_models import HUGINN
+from cases import OpCase
 from rdkernels.backends import native
 from rdkernels.diagnostics import report as environment
 from rdkernels.models.recurrent_depth import RecurrentDepthModel
 from rdkernels.ops import BACKENDS, OPS
-from rdkernels.ops import _registry as registry
+from rdkernels.registry import forget_choices
 from rdkernels.runtime import graphs as step_graphs
 from tests.support import gpu_report as schema
-from tests.support.checking import assert_same_bits
+from tests.support.checking import as_tuple, assert_same_bits
 from tests.support.fake_cuda_graph import fake_graphs  # noqa: F401
 from tools.native_build import ROOT
 
@@ -165,19 +166,6 @@ def test_failures_are_named_and_shown():
     assert "swiglu (c), native" not in shown  # a wrong result has no line among the measured
 
 
-@pytest.mark.parametrize("text", ["processor\t: 0\nBogoMIPS\t: 50.00\nCPU part\t: 0xd40\n", None])
-def test_a_processor_without_a_name_has_its_architecture_s(text, tmp_path, monkeypatch):
-    """As on ARM, and where there is no /proc."""
-    monkeypatch.setattr("platform.processor", lambda: "")
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    cpuinfo = tmp_path / "cpuinfo"
-    if text is not None:
-        cpuinfo.write_text(text)
-    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x aarch64"
-    cpuinfo.write_text("model name\t: Some CPU @ 2 GHz\nmodel name\t: another\n")
-    assert machine._cpu_name(cpuinfo) == f"{os.cpu_count()} x Some CPU @ 2 GHz"
-
-
 # ---- cases ----
 
 
@@ -193,7 +181,7 @@ def test_every_op_has_small_and_timed_cases():
 def test_cases_are_valid_and_correct(dtype):
     session = dataclasses.replace(Session.dry(), dtype=dtype)
     for case in small_cases(session):
-        for provider, reason in case.providers(session.device).items():
+        for provider, reason in providers(case, session.device).items():
             if reason is None:
                 assert correctness.wrong(case, provider) is None, (case.op, provider)
         assert graphs.check(case, session) is None, case.op
@@ -336,7 +324,7 @@ def test_the_model_is_timed_with_and_without_graphs(timed_session, fake_graphs, 
 @needs_native
 def test_graph_check_of_every_op_with_fake_graphs(timed_session, fake_graphs):  # noqa: F811
     for case in small_cases(timed_session):
-        if case.providers(timed_session.device)["native"] is None:
+        if providers(case, timed_session.device)["native"] is None:
             assert graphs.check(case, timed_session) is None, case.op
     assert any(line.startswith("captured") for line in fake_graphs)
 
@@ -361,17 +349,15 @@ def test_ops_of_a_step_are_all_that_it_calls(monkeypatch):
                 return real(*args, **kwargs)
 
             monkeypatch.setattr(op, form, noted)
-    registry._select.cache_clear()
-    registry._bind.cache_clear()
+    forget_choices()
     session = dataclasses.replace(Session.dry(), rows=(2,), batches=(1,), context=4)
     try:
         best = model_bench.random_model(session.config)
         model = RecurrentDepthModel(best.config, best.weights, backend="eager")
         model_bench.outer_step(session, model, model_bench.Shape(1, 2, False))
     finally:
-        registry._select.cache_clear()
-        registry._bind.cache_clear()
-    assert called == set(model_bench.OPS_OF_A_STEP)
+        forget_choices()
+    assert called == set(model_bench.ops_of_a_step())
 
 
 def test_sizes_of_the_real_run_cover_the_plan(monkeypatch):

@@ -12,7 +12,7 @@ import sys
 import torch
 
 from bench.gpu.session import Session
-from bench.op_cases import serve, small_cases
+from bench.op_cases import providers, serve, small_cases
 from bench.random_models import TINY
 
 
@@ -24,7 +24,7 @@ def main() -> int:
     session = dataclasses.replace(session, config=TINY, context=70)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         for case in small_cases(dataclasses.replace(session, dtype=dtype)):
-            reasons = case.providers(session.device)
+            reasons = providers(case, session.device)
             provider = "native" if reasons["native"] is None else "eager"
             if provider == "eager" and not session.dry_run:
                 continue

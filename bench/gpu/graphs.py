@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from bench.gpu.session import Session
-from bench.op_cases import OpCase, out_buffers, small_cases
+from bench.op_cases import out_buffers, providers, small_cases
+from cases import OpCase
 from rdkernels.ops import OPS
 
 
@@ -63,7 +64,7 @@ def run(session: Session) -> list[dict]:
     """A record per op and case that has a kernel of its own on the device."""
     records = []
     for case in small_cases(session):
-        reason = None if session.dry_run else case.providers(session.device)["native"]
+        reason = None if session.dry_run else providers(case, session.device)["native"]
         record = {"op": case.op, "case": case.label, "captured": not session.dry_run}
         if reason is not None:
             records.append({**record, "captured": False, "ok": None, "reason": reason})

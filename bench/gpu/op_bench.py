@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from bench.correctness import wrong
 from bench.gpu.session import NO_TIMES, Session, rates
-from bench.op_cases import ROW_CASES, OpCase, advance_wavefront, attention, serve
+from bench.op_cases import OF_ROWS, attention, providers, serve, sized_cases
+from cases import OpCase
 
 TIMED_ROWS = (1, 8, 32, 128)
 
@@ -15,10 +17,10 @@ def timed_cases(session: Session) -> Iterator[OpCase]:
     """Every op at the sizes that decoding has; one at a time, for they are large."""
     for batch, rows in session.wavefronts:
         yield attention(session, batch, rows)
-    for rows in session.rows if session.dry_run else TIMED_ROWS:
-        yield from (make(session, rows) for make in ROW_CASES.values())
-    for batch in session.batches:
-        yield advance_wavefront(session, batch, session.batch_rows)
+    sizes = [(1, rows) for rows in (session.rows if session.dry_run else TIMED_ROWS)]
+    many = [(batch, session.batch_rows) for batch in session.batches]
+    for op, size in (*product(OF_ROWS, sizes), *product(("advance_wavefront",), many)):
+        yield from (case for case in sized_cases(session, op, *size) if case.timed)
 
 
 def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
@@ -26,7 +28,7 @@ def run(session: Session, copy_bandwidth: float | None) -> list[dict]:
     return [
         _record(case, provider, reason, session, copy_bandwidth)
         for case in timed_cases(session)
-        for provider, reason in case.providers(session.device).items()
+        for provider, reason in providers(case, session.device).items()
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,20 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench.correctness import complaint, wrong
 from bench.micro.timed import run
-from bench.op_cases import (
-    ROW_CASES,
-    OpCase,
-    Setting,
-    advance_wavefront,
-    as_tuple,
-    attention,
-    out_buffers,
-    out_names,
-    row_linear,
-    serve,
-)
+from bench.op_cases import OF_ROWS, Setting, out_buffers, providers, serve
 from bench.random_models import HUGINN
+from cases import CASES, OpCase, Shape, labelled
 from rdkernels.ops import BACKENDS, OPS
+from rdkernels.registry.op import as_tuple
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WIDE = ("rms_norm", "residual_norm", "swiglu", "inject_state", "exit_update")  # at two widths
@@ -41,65 +32,67 @@ HUGINN_WEIGHTS = ((15840, 5280), (5280, 5280), (35840, 5280), (5280, 17920))
 
 
 class Point(NamedTuple):
-    """One call: ``make`` of op_cases with ``rows`` rows, in cache or not."""
+    """One call: the case of the table with this label, of ``sequences`` of ``rows`` rows in all,
+    in cache or not."""
 
-    name: str
+    op: str
+    label: str
     rows: int
     dtype: str
-    make: Callable[[Setting, int], OpCase]
-    width: int = HUGINN.hidden_size
-    context: int = 256
+    detail: str = ""
+    width: int | None = None  # hidden size and that of the MLP, if not Huginn's
+    matrix: tuple[int, int] | None = None
+    sequences: int = 1
+    history: int = 256  # positions before the rows
     cached: bool = False
 
     @property
     def group(self) -> str:
-        return f"{self.name} {self.rows} rows {self.dtype} {'cached' if self.cached else 'cold'}"
+        words = (self.op, self.label, self.detail, f"{self.rows} rows", self.dtype)
+        return " ".join((*filter(None, words), "cached" if self.cached else "cold"))
 
     def case(self) -> OpCase:
         config = HUGINN
-        if self.width != config.hidden_size or self.name.startswith("swiglu"):
+        if self.width is not None:
             config = replace(config, hidden_size=self.width, intermediate_size=self.width)
-        at = Setting(torch.device("cpu"), DTYPES[self.dtype], config, self.context)
-        return self.make(at, self.rows)
+        at = Setting(torch.device("cpu"), DTYPES[self.dtype], config, self.history)
+        shape = at.shape(self.sequences, self.rows // self.sequences)
+        shape = replace(shape, matrix=self.matrix or shape.matrix)
+        torch.manual_seed(1)
+        return labelled(self.op, self.label, shape)
 
 
 def points(full: bool) -> Iterator[Point]:
     """A small grid, or the complete one."""
-    for name, make in ROW_CASES.items():
-        wide = name.split()[0] in WIDE
-        for width in (5280, 35840) if wide and full else (5280,):
-            for cached in (False, True) if wide else (False,):
-                for dtype in DTYPES if full else ("bf16",):
-                    for rows in _row_counts(name, full):
-                        text = f"{name} {width}" if wide else name
-                        yield Point(text, rows, dtype, make, width, cached=cached)
+    for op in OF_ROWS:
+        for case in CASES[op](Shape.small(5, torch.float32)):
+            if case.timed:
+                yield from _row_points(op, case.label, full)
     for rows in (1, 8, 32, 128) if full else (128,):
-        make = partial(_advance, sequences=max(rows // 16, 1))
-        yield Point("advance_wavefront", rows, "fp32", make)
+        yield Point("advance_wavefront", "redraft", rows, "fp32", sequences=max(rows // 16, 1))
     for context in (256, 1024, 4096) if full else (256, 1024):
         for rows in (1, 8, 32, 128) if full else (1, 8, 32):
-            yield Point(f"recurrent_attention {context}", rows, "bf16", _attend, context=context)
+            history = context - rows  # one wavefront at the end of ``context`` positions
+            yield Point("recurrent_attention", "", rows, "bf16", str(context), history=history)
     every = (*HUGINN_WEIGHTS, *DEMO_WEIGHTS)
-    for shape in every if full else (HUGINN_WEIGHTS[0], DEMO_WEIGHTS[0]):
+    for matrix in every if full else (HUGINN_WEIGHTS[0], DEMO_WEIGHTS[0]):
         for rows in (1, 2, 4, 8, 16, 32, 64) if full else (1, 8, 32):
-            for dtype, int8 in (("bf16", False), ("fp32", False), ("bf16", True)):
-                name = f"row_linear {shape[0]} x {shape[1]}{' int8' if int8 else ''}"
-                yield Point(name, rows, dtype, partial(row_linear, shape=shape, int8=int8))
+            for label, dtype in (("", "bf16"), ("", "fp32"), ("int8", "bf16")):
+                detail = f"{matrix[0]} x {matrix[1]}"
+                yield Point("row_linear", label, rows, dtype, detail, matrix=matrix)
 
 
-def _row_counts(name: str, full: bool) -> tuple[int, ...]:
-    if name.startswith("sample_tokens"):  # logits are computed for rows that need them
-        return (1, 8) if full else (8,)
-    return (1, 8, 32, 128) if full else (128,)
-
-
-def _attend(at: Setting, rows: int) -> OpCase:
-    """One wavefront at the end of ``at.context`` positions."""
-    return attention(replace(at, context=at.context - rows), 1, rows)
-
-
-def _advance(at: Setting, rows: int, sequences: int) -> OpCase:
-    return advance_wavefront(at, sequences, rows // sequences)
+def _row_points(op: str, label: str, full: bool) -> Iterator[Point]:
+    wide = op in WIDE
+    # Logits are fp32, and computed for rows that need them.
+    dtypes = ("fp32",) if op == "sample_tokens" else tuple(DTYPES) if full else ("bf16",)
+    few, many = (1, 8), (1, 8, 32, 128)
+    counts = few if op == "sample_tokens" else many
+    for width in ((5280, 35840) if full else (5280,)) if wide else (None,):
+        for cached in (False, True) if wide else (False,):
+            for dtype, rows in product(dtypes, counts if full else counts[-1:]):
+                detail = "" if width is None else str(width)
+                yield Point(op, label, rows, dtype, detail, width, cached=cached)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -114,7 +107,7 @@ def into_given(case: OpCase) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     These rotate with the inputs. What an op allocates itself is the memory of the call before,
     still cached; or, if it is large (32 MiB), pages that the system has to clear first.
     """
-    out, names, count = OPS[case.op].out, out_names(case.op), len(case.arguments)
+    out, names, count = OPS[case.op].out, OPS[case.op].out_names, len(case.arguments)
 
     def function(*args: Any) -> Any:
         out(*args[:count], **dict(zip(names, args[count:], strict=True)))
@@ -155,9 +148,8 @@ def bench_ops(benchmark, point, provider):
         pytest.skip("no attention")
     if provider == GIVEN and not writes:
         pytest.skip("results are small: allocated or given makes no difference")
-    if reason := case.providers(torch.device("cpu")).get(
-        "native" if provider == GIVEN else provider
-    ):
+    name = "native" if provider == GIVEN else provider
+    if reason := providers(case, torch.device("cpu")).get(name):
         pytest.skip(reason)
     function, inputs, problem = checked(case, provider)
     assert problem is None, problem

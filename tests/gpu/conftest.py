@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bench.gpu.session import Session
-from bench.op_cases import OpCase, small_cases
+from bench.op_cases import providers, small_cases
 from bench.random_models import TINY
+from cases import OpCase
 from rdkernels.diagnostics import report
 
 HERE = Path(__file__).parent
@@ -43,6 +44,6 @@ def session(gpu: torch.device) -> Session:
 
 def native_cases(session: Session) -> list[OpCase]:
     """One call or more of every op that has a native CUDA kernel."""
-    cases = [c for c in small_cases(session) if c.providers(session.device)["native"] is None]
+    cases = [c for c in small_cases(session) if providers(c, session.device)["native"] is None]
     assert cases, "no op has a native CUDA kernel here; `rdkernels env` says why"
     return cases

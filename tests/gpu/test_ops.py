@@ -10,11 +10,11 @@ import torch
 from bench.correctness import wrong
 from bench.gpu import graphs
 from bench.gpu.op_bench import timed_cases
-from bench.op_cases import as_tuple, out_buffers, serve
+from bench.op_cases import out_buffers, providers, serve
 from bench.random_models import HUGINN
 from rdkernels.ops import OPS
 from tests.gpu.conftest import native_cases
-from tests.support.checking import FLOAT_DTYPES, assert_same_bits
+from tests.support.checking import FLOAT_DTYPES, as_tuple, assert_same_bits
 
 LONG_SLEEP = 100_000_000  # clock cycles: about 50 ms, longer than anything that is launched here
 
@@ -31,7 +31,7 @@ def test_error_rule_at_huginn_sizes(session):
         session, config=HUGINN, context=600, rows=(1, 8, 40), batches=(1, 4)
     )
     for case in timed_cases(huginn):
-        if case.providers(session.device)["native"] is None:
+        if providers(case, session.device)["native"] is None:
             problem = wrong(case, "native")
             assert problem is None, f"{case.op} ({case.label}): {problem}"
 

@@ -19,7 +19,7 @@ from typing import Any
 from tests.mutation.bug import Bug, EmulatedTests, PlantError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-_COPIED = ("csrc/include", "csrc/simt", "tests/simt", "tests/support")
+_COPIED = ("cases", "csrc/include", "csrc/simt", "tests/simt", "tests/support")
 _COPIED_FILES = ("pyproject.toml", "tests/__init__.py", "tests/conftest.py")
 _PASSED, _FAILED = 0, 1  # pytest's exit statuses; a process that a signal killed has a negative one
 # Compiling takes longer than running: no optimisation, except where a run is long enough to gain

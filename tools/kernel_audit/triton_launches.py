@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from unittest import mock
 
 import torch
@@ -17,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from cases import Shape, labelled
 from rdkernels.backends import triton as provider
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -65,90 +68,84 @@ def compile_only(capability: int) -> Iterator[list[Launch]]:
         yield launches
 
 
-def call(op: str, *args: object) -> object:
-    return getattr(importlib.import_module(f"{provider.__name__}.{op}"), op)(*args)
-
-
-def _int32(*shape: int) -> torch.Tensor:
-    return torch.zeros(shape, dtype=torch.int32)
-
-
-def _attend(dtype: torch.dtype, head_dim: int, rows: int, max_pages: int) -> None:
-    """Huginn's heads, or, of another size, a quarter as many KV heads as heads."""
-    heads, kv_heads = (HEADS, HEADS) if head_dim == HEAD_DIM else (16, 4)
-    cache = torch.empty(2, PAGE_SIZE, kv_heads, head_dim, dtype=dtype)
-    call(
-        "recurrent_attention",
-        torch.empty(rows, (heads + 2 * kv_heads) * head_dim, dtype=dtype),
-        torch.empty(heads + kv_heads, head_dim, dtype=dtype),
-        torch.empty(PAGE_SIZE * max_pages, head_dim),
-        *(cache, torch.empty_like(cache), _int32(1, max_pages), _int32(2), _int32(1)),
-        torch.ones(rows, dtype=torch.bool),
-        *(head_dim**-0.5, True),
+def _shape(dtype: torch.dtype, rows: int = ROWS, table_width: int = 256) -> Shape:
+    """One sequence of Huginn's sizes with ``table_width`` columns in its page table."""
+    context = (table_width - 2) * PAGE_SIZE - rows  # the cases' tables have two spare columns
+    return Shape(
+        lengths=(rows,),
+        starts=(context,),
+        inactive=0.3,
+        dtype=dtype,
+        width=WIDTH,
+        mlp_width=MLP_WIDTH,
+        vocabulary=VOCABULARY,
+        heads=HEADS,
+        kv_heads=HEADS,
+        head_dim=HEAD_DIM,
+        page_size=PAGE_SIZE,
     )
 
 
-def _advance(restart: bool) -> None:
-    tokens, depths, flag = torch.zeros(1, 4096).long(), _int32(1, 4096), torch.zeros(1).bool()
-    rows = (torch.zeros(ROWS).long(), torch.zeros(ROWS).bool(), _int32(ROWS), _int32(2))
-    limits = (_int32(1), _int32(1), _int32(1), torch.zeros(1).long(), 1, 128, restart)
-    call("advance_wavefront", tokens, _int32(1), flag, depths, *rows, *limits)
+def _of_head_dim(head_dim: int, shape: Shape) -> Shape:
+    """Of a size that is not Huginn's, with a quarter as many KV heads as heads."""
+    return replace(shape, heads=16, kv_heads=4, head_dim=head_dim)
+
+
+def launch(shape: Shape, *calls: tuple[str, str]) -> None:
+    """Call the provider with cases of the table: ops and labels."""
+    for op, label in calls:
+        function = getattr(importlib.import_module(f"{provider.__name__}.{op}"), op)
+        function(*labelled(op, label, shape).arguments)
+
+
+def _attend(shape: Shape) -> Callable[[], None]:
+    return partial(launch, shape, ("recurrent_attention", ""))
 
 
 def huginn_launches() -> dict[str, Callable[[], object]]:
     """Calls at Huginn's sizes in bf16 (logits in fp32), by the variant that they launch."""
-    x, weight = torch.empty(ROWS, WIDTH, dtype=BF16), torch.empty(WIDTH, dtype=BF16)
-    keys, depth, active = _int32(ROWS, 3), _int32(ROWS), torch.ones(ROWS, dtype=torch.bool)
-    logits = torch.empty(ROWS, VOCABULARY)
-    noise = (torch.empty(ROWS), keys, 7, 1.0, True)
+    shape = _shape(BF16)
+    calls = {
+        "bf16": (
+            ("rms_norm", ""),
+            ("swiglu", ""),
+            ("truncated_normal", ""),
+            ("inject_state", "momentum, noise, variance preserving"),
+            ("carry_rows", "drawn"),
+        ),
+        **{f"bf16, {style}": (("residual_norm", style),) for style in ("huginn", "llama", "olmo")},
+        **{f"bf16, {rule}": (("exit_update", rule),) for rule in ("latent-diff", "cosine")},
+        "int32": (("advance_wavefront", "redraft"),),
+        "int32, restart": (("advance_wavefront", "restart"),),
+    }
+    of_logits = {
+        "fp32": ("sample_tokens", "greedy"),
+        "fp32, top-k top-p min-p": ("sample_tokens", "top-k, top-p, min-p"),
+    }
     return {
-        "bf16": lambda: (
-            call("rms_norm", x, weight, 1e-6),
-            call("swiglu", torch.empty(ROWS, 2 * MLP_WIDTH, dtype=BF16)),
-            call("truncated_normal", keys, WIDTH, 1.0, 7, 0, BF16),
-            call("inject_state", x, x, x, depth, 0.1, *noise),
-            call("carry_rows", x, x, depth, keys, _int32(2), 7, 1.0, False),
-        ),
-        "bf16, huginn": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "huginn"),
-        "bf16, llama": lambda: call("residual_norm", x, x, None, weight, 1e-6, "llama"),
-        "bf16, olmo": lambda: call("residual_norm", x, x, weight, weight, 1e-6, "olmo"),
-        "bf16, latent-diff": lambda: call(
-            "exit_update", x, x, depth, active, 4, 0.03, "latent-diff"
-        ),
-        "bf16, cosine": lambda: call("exit_update", x, x, depth, active, 4, 0.03, "cosine"),
-        "int32": lambda: _advance(restart=False),
-        "int32, restart": lambda: _advance(restart=True),
-        "fp32": lambda: call("sample_tokens", logits, None, 0.0, 0, 1.0, 0.0, 7),
-        "fp32, top-k top-p min-p": lambda: call(
-            "sample_tokens", logits, keys, 0.7, 50, 0.9, 0.05, 7
-        ),
-        "bf16, 96, narrow": lambda: _attend(BF16, 96, 8, 8),
-        "bf16, 96, narrow, split": lambda: _attend(BF16, 96, 8, 256),
-        "bf16, 96, wide": lambda: _attend(BF16, 96, 64, 8),
+        **{variant: partial(launch, shape, *made) for variant, made in calls.items()},
+        **{variant: partial(launch, _shape(FP32), made) for variant, made in of_logits.items()},
+        "bf16, 96, narrow": _attend(_shape(BF16, 8, 8)),
+        "bf16, 96, narrow, split": _attend(_shape(BF16, 8, 256)),
+        "bf16, 96, wide": _attend(_shape(BF16, 64, 8)),
     }
 
 
 def other_launches() -> dict[str, Callable[[], object]]:
     """The other dtypes and head dims."""
     launches: dict[str, Callable[[], object]] = {}
+    of_rows = (("rms_norm", ""), ("residual_norm", "huginn"), ("swiglu", ""))
     for dtype in (FP32, FP16):
-        x, weight = torch.empty(ROWS, WIDTH, dtype=dtype), torch.empty(WIDTH, dtype=dtype)
-        launches[f"{DTYPE_NAMES[dtype]}, huginn"] = lambda x=x, w=weight: (
-            call("rms_norm", x, w, 1e-6),
-            call("residual_norm", x, x, w, w, 1e-6, "huginn"),
-            call("swiglu", torch.empty(ROWS, 2 * MLP_WIDTH, dtype=x.dtype)),
-        )
+        launches[f"{DTYPE_NAMES[dtype]}, huginn"] = partial(launch, _shape(dtype), *of_rows)
+    filters = ("sample_tokens", "top-k, top-p, min-p")
     for dtype in (BF16, FP16):
-        logits = torch.empty(ROWS, VOCABULARY, dtype=dtype)
-        launches[f"{DTYPE_NAMES[dtype]}, top-k top-p min-p"] = lambda logits=logits: call(
-            "sample_tokens", logits, _int32(ROWS, 3), 0.7, 50, 0.9, 0.05, 7
-        )
+        name = f"{DTYPE_NAMES[dtype]}, top-k top-p min-p"
+        launches[name] = partial(launch, _shape(dtype), filters)
     for head_dim in (32, 64, 128, 256):
-        for shape, rows in (("narrow", 2), ("wide", 64)):
-            launches[f"bf16, {head_dim}, {shape}"] = lambda d=head_dim, n=rows: _attend(
-                BF16, d, n, 8
-            )
-    launches["fp16, 96, wide"] = lambda: _attend(FP16, 96, 64, 8)
-    launches["fp32, 96"] = lambda: _attend(FP32, 96, 8, 8)
-    launches["fp32, 256"] = lambda: _attend(FP32, 256, 8, 8)
+        for kind, rows in (("narrow", 2), ("wide", 64)):
+            shape = _of_head_dim(head_dim, _shape(BF16, rows, 8))
+            launches[f"bf16, {head_dim}, {kind}"] = _attend(shape)
+    launches["fp16, 96, wide"] = _attend(_shape(FP16, 64, 8))
+    launches["fp32, 96"] = _attend(_shape(FP32, 8, 8))
+    launches["fp32, 256"] = _attend(_of_head_dim(256, _shape(FP32, 8, 8)))
     return launches
