@@ -86,8 +86,7 @@ def _row_points(op: str, label: str, full: bool) -> Iterator[Point]:
     wide = op in WIDE
     # Logits are fp32, and computed for rows that need them.
     dtypes = ("fp32",) if op == "sample_tokens" else tuple(DTYPES) if full else ("bf16",)
-    few, many = (1, 8), (1, 8, 32, 128)
-    counts = few if op == "sample_tokens" else many
+    counts = (1, 8) if op == "sample_tokens" else (1, 8, 32, 128)
     for width in ((5280, 35840) if full else (5280,)) if wide else (None,):
         for cached in (False, True) if wide else (False,):
             for dtype, rows in product(dtypes, counts if full else counts[-1:]):
