@@ -32,7 +32,8 @@ class CheckedOps(EmulatedOps):
                 assert torch.equal(result, same_precision), f"{op}: {result} {same_precision}"
         for i, (mine, theirs) in enumerate(zip(args, same_args, strict=True)):
             if isinstance(mine, torch.Tensor):
-                assert torch.equal(mine, theirs), f"{op}: argument {i} was left different"
+                same = torch.allclose(mine, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+                assert same, f"{op}: argument {i} was left different"
         return results
 
 
