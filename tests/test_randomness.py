@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import rdkernels as rdk
+from rdkernels.runtime.scheduler import Scheduler
 from tests.support.tiny import random_prompts, tiny_model
 
 HOT = rdk.Sampling(temperature=1.0)
@@ -54,13 +55,13 @@ def test_equal_prompts_get_different_draws(model):
 def test_the_default_id_depends_on_the_whole_prompt(monkeypatch):
     """Prompts that share a beginning, an end or a sum draw apart."""
     seen = []
-    real = rdk.Engine.submit
+    real = Scheduler.enqueue
 
-    def submit(engine, prompt, *, sequence_id, **options):
-        seen.append(sequence_id)
-        return real(engine, prompt, sequence_id=sequence_id, **options)
+    def enqueue(scheduler, prompt, *options):
+        seen.append(prompt.sequence_id)
+        return real(scheduler, prompt, *options)
 
-    monkeypatch.setattr(rdk.Engine, "submit", submit)
+    monkeypatch.setattr(Scheduler, "enqueue", enqueue)
     prompts = [[1], [1, 1], [1, 2], [2, 1], [1, 2, 3], [3, 2, 1], [1, 2], [1, 2, 0], [0, 1, 2]]
     run(tiny_model(0), prompts, max_new_tokens=1)
     assert len(set(seen)) == len(prompts)

@@ -137,20 +137,23 @@ def random_sampler(rng: random.Random) -> rdk.Sampler:
 
 
 class _Listening:
-    """A :class:`rdkernels.ops` binding that lets ``listen(name, arguments, outputs)`` know."""
+    """A binding that lets ``listen(name, arguments, outputs)`` know of calls with ``out``."""
 
     def __init__(self, bound, listen) -> None:
         self._bound, self._listen = bound, listen
 
     def __getattr__(self, name):
         real = getattr(self._bound, name)
-        if not name.endswith("_out"):
+        if name not in rdk.ops.OPS:
             return real
 
-        def call(*args, out):
+        def call(*args, out=None):
+            if out is None:
+                return real(*args)
             kept = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
             real(*args, out=out)
-            self._listen(name.removesuffix("_out"), kept, [r.clone() for r in out])
+            self._listen(name, kept, [r.clone() for r in out])
+            return None
 
         return call
 
