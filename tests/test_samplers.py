@@ -57,8 +57,8 @@ def test_reference_loop(seed, trial):
     assert out.tokens == [expected.tokens]
     assert out.stats.depths == [expected.depths]
     assert len(out.trace.steps) == len(expected.steps)
-    # Logits are fp32, and what is measured on them differs by roundings of sums over the vocabulary:
-    # an entropy of up to log(V) nats has an absolute error of a few of its units in the last place.
+    # Logits are fp32, and so are sums over the vocabulary that criteria make of them: an entropy of
+    # up to log(V) nats has an absolute error of a few of its units in the last place.
     few_ulp = 16 * torch.finfo(torch.float32).eps * math.log(CONFIG.vocab_size)
     room = few_ulp if policy.criterion.needs_logits else 1e-6
     for step, wanted in zip(out.trace.steps, expected.steps, strict=True):
