@@ -47,7 +47,7 @@ def sample_tokens(
     if temperature == 0.0 or row_keys is None:  # without keys nothing can be drawn
         return logits.argmax(dim=1)
     keys = row_keys.clone()
-    keys[:, 2] = 0  # one draw per (sequence, position), whatever the step: see DESIGN of sampling
+    keys[:, 2] = 0  # one draw per (sequence, position), whatever the step: see docs/architecture.md
     uniform = philox.uniform(keys, logits.size(1), seed, philox.STREAM_SAMPLING)
     gumbel = -torch.log(-torch.log(uniform))
     kept = kept_logits(logits, temperature, top_k, top_p, min_p)
